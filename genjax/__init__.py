@@ -1,0 +1,42 @@
+"""genjax: why and when learned models generalize, in JAX.
+
+Subpackages load on first use: :mod:`genjax.tasks` (data), :mod:`genjax.ntk` (kernels), :mod:`genjax.volume` (required
+inductive bias), :mod:`genjax.run` (run directories), :mod:`genjax.plot`.
+"""
+
+import importlib
+import importlib.metadata
+import warnings
+from typing import Any
+
+__version__ = "0.1.0"
+
+_SUBMODULES = ("errors", "estimate", "ntk", "plot", "random", "run", "tasks", "volume")
+__all__ = ["__version__", *_SUBMODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"genjax.{name}")
+    raise AttributeError(f"module 'genjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _warn_of_namesake() -> None:
+    """Another distribution owns the name ``genjax``; pip lets both overwrite each other's files without a word."""
+    try:
+        version = importlib.metadata.version("genjax")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    warnings.warn(
+        f"the unrelated distribution 'genjax' {version} is installed beside 'genjax-generalization'; both use the import "
+        "name genjax, and one has overwritten files of the other. Uninstall both, then install the one you want.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+_warn_of_namesake()

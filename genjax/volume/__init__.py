@@ -1,0 +1,33 @@
+"""Volumes of hypothesis spaces: how much inductive bias, beyond the data, a task requires."""
+
+from genjax.volume.gaussian import (
+    ErrorLaw,
+    GaussianPosterior,
+    GramBlocks,
+    InductiveBias,
+    gaussian_inductive_bias,
+    gaussian_posterior,
+    lanczos_error_law,
+    squared_error_law,
+)
+from genjax.volume.generalized_chi2 import (
+    LogProb,
+    generalized_chi2_logcdf,
+    generalized_chi2_logpdf,
+    generalized_chi2_logsf,
+)
+
+__all__ = [
+    "ErrorLaw",
+    "GaussianPosterior",
+    "GramBlocks",
+    "InductiveBias",
+    "LogProb",
+    "gaussian_inductive_bias",
+    "gaussian_posterior",
+    "generalized_chi2_logcdf",
+    "generalized_chi2_logpdf",
+    "generalized_chi2_logsf",
+    "lanczos_error_law",
+    "squared_error_law",
+]

@@ -1,0 +1,314 @@
+r"""The law of a non-negative quadratic form in Gaussian variables, in log space, to rounding, however rare the event.
+
+.. math::  Q = \sum_i w_i\,\chi'^2_{h_i}(\delta_i), \qquad a_i = w_i \delta_i,
+
+with weights :math:`w_i \ge 0`, multiplicities :math:`h_i \ge 0` (any real number) and offsets :math:`a_i \ge 0`.
+Offsets instead of non-centralities, because they stay finite when a weight vanishes: a component with
+:math:`w_i = 0` adds the constant :math:`a_i`, and the sum of those constants is the floor of Q.
+
+Method. With :math:`K(t) = \log E e^{-tQ} = -\sum_i [\tfrac12 h_i \log(1 + 2 t w_i) + a_i t / (1 + 2 t w_i)]`,
+
+.. math::  P(Q \le x) = \frac{1}{2\pi i} \int e^{K(t) + t x} \frac{dt}{t}
+
+is taken along a hyperbola through the real saddle point of the whole integrand, pole included: right of the pole below
+the mean, left of it (which gives the survival function) above. Tilting by the saddle turns a probability of
+:math:`e^{-100000}` into an integral of order one. All singularities lie on the real axis left of the saddle, where the
+hyperbola never passes, so the trapezoid rule converges geometrically.
+
+References:
+  Rice (1980), SIAM J. Sci. Stat. Comput. 1, 438 (saddle-point contours for quadratic forms);
+  Weideman and Trefethen (2007), Math. Comp. 76, 1341 (hyperbolic contours);
+  Davies (1973), Biometrika 60, 415 (the untilted inversion this replaces).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from genjax.errors import check_array, check_positive
+
+# The hyperbola leaves the saddle vertically and ends at arctan(1 / 0.5) = 63 degrees from the negative real axis.
+_OPENING = 0.5
+# Trial lengths in u: where the saddle is Gaussian 3 suffice; few degrees of freedom need up to 30.
+_CONTOUR_LENGTHS = tuple(3 * 1.165**k for k in range(16))
+# Half of these are bisections: 1e-9 of the bracket, far below the width of any saddle; the rest are Newton steps.
+_SADDLE_ITERATIONS = 60
+# Thresholds are evaluated together while threshold * node * component fits in this many numbers (32 MB of float64).
+_BATCH_ELEMENTS = 2**22
+
+
+class LogProb(NamedTuple):
+    """A log-probability or log-density in nats with the parts of its numerical error, ``float[...]`` each.
+
+    ``halving_error`` is twice the change seen when every second node is dropped (convergence is geometric, so this
+    exceeds the error of the finer rule); ``truncation_error`` bounds what lies past the last node; ``rounding_error``
+    is machine precision times the size of the terms summed.
+    """
+
+    value: Array
+    halving_error: Array
+    truncation_error: Array
+    rounding_error: Array
+
+    @property
+    def error_bound(self) -> Array:
+        """Bound on ``|value - exact|`` in nats: the sum of the three parts."""
+        return self.halving_error + self.truncation_error + self.rounding_error
+
+
+def generalized_chi2_logcdf(
+    x: ArrayLike, weights: ArrayLike, multiplicities: ArrayLike = 1.0, offsets: ArrayLike = 0.0, *, n_nodes: int = 128
+) -> LogProb:
+    r"""Log-probability :math:`\log P(\sum_i w_i \chi'^2_{h_i}(a_i / w_i) \le x)`.
+
+    Args:
+      x: ``float[...]``, thresholds, any shape.
+      weights: ``float[m]``, :math:`w_i \ge 0`; zeros are legal.
+      multiplicities: ``float[m]`` or scalar, :math:`h_i \ge 0`, degrees of freedom, not necessarily whole. A component
+        with zero multiplicity and positive offset is a Poisson mixture and legal too.
+      offsets: ``float[m]`` or scalar, :math:`a_i \ge 0`, weight times non-centrality.
+      n_nodes: even number of contour intervals. 64 reach 1e-7 nats or better, 128 reach rounding.
+
+    Returns:
+      :class:`LogProb` of shape ``x.shape``, nats. ``-inf`` at and below the floor (the summed offsets of the
+      components without weight), ``0`` far above the mean.
+
+    Raises:
+      TypeError: an argument is not real numbers.
+      ValueError: shapes disagree, or (outside ``jit``) a value is negative, infinite or NaN. Inside ``jit`` such values
+        give NaN.
+
+    Notes:
+      Cost ``O((n_nodes + 60) m)`` per threshold, evaluated in batches of bounded memory. Differentiable in every
+      argument: the contour is held fixed, which is exact because the integral does not depend on it. float64: rounding,
+      about ``1e-15 |value|`` and never worse than :attr:`LogProb.error_bound`; float32: about ``1e-6 |value|``, the
+      error bound says how much.
+
+    References:
+      See the module's docstring.
+
+    Example:
+      >>> from genjax.volume import generalized_chi2_logcdf
+      >>> print(f"{generalized_chi2_logcdf(1.0, [1.0], 10.0).value:.4f}")  # log P(chi2_10 <= 1)
+      -8.6673
+    """
+    return _evaluate(x, weights, multiplicities, offsets, n_nodes, "logcdf")
+
+
+def generalized_chi2_logsf(
+    x: ArrayLike, weights: ArrayLike, multiplicities: ArrayLike = 1.0, offsets: ArrayLike = 0.0, *, n_nodes: int = 128
+) -> LogProb:
+    r"""Log of the survival function, :math:`\log P(Q > x)`, as accurate in the upper tail as in the lower.
+
+    Args:
+      x: as in :func:`generalized_chi2_logcdf`, like all arguments.
+      weights: ``float[m]``.
+      multiplicities: ``float[m]`` or scalar.
+      offsets: ``float[m]`` or scalar.
+      n_nodes: even number of contour intervals.
+
+    Returns:
+      :class:`LogProb` of shape ``x.shape``, nats; ``0`` at and below the floor.
+
+    Raises:
+      TypeError: an argument is not real numbers.
+      ValueError: shapes disagree, or a known value is out of range.
+
+    References:
+      See the module's docstring.
+    """
+    return _evaluate(x, weights, multiplicities, offsets, n_nodes, "logsf")
+
+
+def generalized_chi2_logpdf(
+    x: ArrayLike, weights: ArrayLike, multiplicities: ArrayLike = 1.0, offsets: ArrayLike = 0.0, *, n_nodes: int = 128
+) -> LogProb:
+    r"""Log of the density of Q at x, in nats (of a density per unit of x).
+
+    Args:
+      x: as in :func:`generalized_chi2_logcdf`, like all arguments.
+      weights: ``float[m]``; at least one positive with positive multiplicity, or there is no density and NaN results.
+      multiplicities: ``float[m]`` or scalar.
+      offsets: ``float[m]`` or scalar.
+      n_nodes: even number of contour intervals.
+
+    Returns:
+      :class:`LogProb` of shape ``x.shape``; ``-inf`` at and below the floor.
+
+    Raises:
+      TypeError: an argument is not real numbers.
+      ValueError: shapes disagree, or a known value is out of range.
+
+    References:
+      See the module's docstring; the contour has no pole here.
+    """
+    return _evaluate(x, weights, multiplicities, offsets, n_nodes, "logpdf")
+
+
+def _evaluate(
+    x: ArrayLike, weights: ArrayLike, multiplicities: ArrayLike, offsets: ArrayLike, n_nodes: int, kind: str
+) -> LogProb:
+    check_positive("n_nodes", n_nodes, integer=True)
+    if n_nodes < 8 or n_nodes % 2:
+        raise ValueError(f"`n_nodes` must be even and at least 8, but {n_nodes} came")
+    w = check_array("weights", weights, ndim=1, minimum=0)
+    if w.size == 0:
+        raise ValueError("`weights` must have at least one component, but its shape is (0,)")
+    h, a = (
+        jnp.broadcast_to(check_array(name, value, shape=() if jnp.ndim(value) == 0 else w.shape, minimum=0), w.shape)
+        for name, value in (("multiplicities", multiplicities), ("offsets", offsets))
+    )
+    thresholds = check_array("x", x, finite=False)
+    dtype = jnp.result_type(thresholds, w, h, a)
+    return _evaluate_batched(*(v.astype(dtype) for v in (thresholds, w, h, a)), n_nodes, kind)
+
+
+@partial(jax.jit, static_argnums=(4, 5))
+def _evaluate_batched(x: Array, w: Array, h: Array, a: Array, n_nodes: int, kind: str) -> LogProb:
+    batch = max(1, min(x.size, _BATCH_ELEMENTS // (n_nodes * w.size)))
+    flat = jax.lax.map(lambda v: _log_probability(v, w, h, a, n_nodes, kind), x.ravel(), batch_size=batch)
+    return jax.tree.map(lambda v: v.reshape(x.shape), flat)
+
+
+def _log_probability(x: Array, w: Array, h: Array, a: Array, n_nodes: int, kind: str) -> LogProb:
+    """One threshold: the interior by the contour, then everything a contour cannot serve."""
+    w = jnp.where((h == 0) & (a == 0), 0, w)
+    floor = jnp.sum(jnp.where(w == 0, a, 0))
+    mean = jnp.sum(h * w) + jnp.sum(a)
+    random = jnp.any(w > 0)
+    interior = random & (x > floor) & (x < jnp.inf)
+
+    # In units of the mean nothing over- or underflows, in float32 either. The stand-ins keep every branch, and so
+    # every gradient, finite where the contour's result is not used.
+    unit = jax.lax.stop_gradient(jnp.where(mean > 0, mean, 1))
+    scaled = [jnp.where(interior, v, stand_in) for v, stand_in in ((x / unit, 1), (w / unit, 1), (h, 1), (a / unit, 0))]
+    below = x < mean
+    integral = _contour_integral(*scaled, below, n_nodes, has_pole=kind != "logpdf")
+
+    value, *errors = integral
+    if kind == "logpdf":
+        value = value - jnp.log(unit)
+        value = jnp.where(interior, value, jnp.where(random, -jnp.inf, jnp.nan))
+    else:
+        wants_below = kind == "logcdf"
+        # The contour gave the smaller side; the other is its complement, whose error shrinks by the odds.
+        other = _log_complement(value)
+        direct = below == wants_below
+        errors = [jnp.where(direct, e, e * jnp.exp(jnp.minimum(value - other, 0))) for e in errors]
+        value = jnp.where(direct, value, other)
+        certain = (x >= floor) if wants_below else (x < floor)
+        certain = jnp.where(random, (x == jnp.inf) if wants_below else (x <= floor), certain)
+        value = jnp.where(interior, value, jnp.where(certain, 0.0, -jnp.inf))
+    valid = jnp.all((w >= 0) & (h >= 0) & (a >= 0) & (w + h + a < jnp.inf)) & ~jnp.isnan(x)
+    return LogProb(
+        jnp.where(valid, value, jnp.nan), *(jnp.where(valid, jnp.where(interior, e, 0), jnp.nan) for e in errors)
+    )
+
+
+def _log_complement(log_p: Array) -> Array:
+    """``log(1 - exp(log_p))`` for ``log_p < 0``, without cancellation at either end."""
+    log_p = jnp.minimum(log_p, -jnp.finfo(log_p.dtype).tiny)
+    small = log_p < -0.6931
+    return jnp.where(
+        small,
+        jnp.log1p(-jnp.exp(jnp.where(small, log_p, -1.0))),
+        jnp.log(-jnp.expm1(jnp.where(small, -1.0, log_p))),
+    )
+
+
+def _saddle(x: Array, w: Array, h: Array, a: Array, below: Array, has_pole: bool) -> tuple[Array, Array, Array]:
+    """Real saddle ``t`` of ``K(t) + t x - log|t| - log(t + apex)``, its distance from the apex, and its width.
+
+    ``-apex`` is the singularity nearest zero. The last term keeps the contour away from it when the multiplicities are
+    small and costs nothing otherwise: only a contour is chosen here, the integral does not depend on it. The
+    derivative is monotone in ``t`` on each side of the pole, so bisection in ``log(t + apex)`` cannot fail.
+    """
+    largest = jnp.max(w)
+    apex = 1 / (2 * largest)
+    reach = 0.4 * jnp.log(jnp.finfo(x.dtype).max)
+    at_zero = jnp.log(apex)
+    low, high = at_zero - reach, at_zero + reach
+    if has_pole:
+        low, high = jnp.where(below, at_zero, low), jnp.where(below, high, at_zero)
+
+    def excess(distance: Array) -> tuple[Array, Array]:
+        t, r = distance - apex, jnp.maximum(1 - w / largest, 0) + 2 * w * distance
+        mean = jnp.sum(h * w / r + a / r**2) + 1 / distance
+        variance = jnp.sum(2 * h * (w / r) ** 2 + 4 * a * w / r**3) + 1 / distance**2
+        if has_pole:
+            mean, variance = mean + 1 / t, variance + 1 / t**2
+        return mean - x, variance
+
+    def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        low, high, log_distance = carry
+        distance = jnp.exp(log_distance)
+        gap, slope = excess(distance)
+        low, high = jnp.where(gap > 0, log_distance, low), jnp.where(gap > 0, high, log_distance)
+        newton = log_distance + gap / (slope * distance)
+        usable = (newton > low) & (newton < high) & (i % 2 == 1)
+        return low, high, jnp.where(usable, newton, (low + high) / 2)
+
+    _, _, log_distance = jax.lax.fori_loop(0, _SADDLE_ITERATIONS, step, (low, high, (low + high) / 2))
+    distance = jnp.exp(log_distance)
+    return distance - apex, distance, excess(distance)[1] ** -0.5
+
+
+def _hyperbola(u: Array) -> tuple[Array, Array]:
+    return -_OPENING * (jnp.cosh(u) - 1), jnp.sinh(u)
+
+
+def _contour_integral(
+    x: Array, w: Array, h: Array, a: Array, below: Array, n_nodes: int, *, has_pole: bool
+) -> tuple[Array, Array, Array, Array]:
+    """Log of the inverse Laplace transform at an interior ``x``, and its three errors.
+
+    Real arithmetic throughout: with ``t = t0 + s (p + i q)`` on the hyperbola, ``1 + 2 t w = r (1 + g (p + i q))``
+    where ``r = 1 + 2 t0 w`` and ``g = 2 s w / r``, every term is a difference from its value at the saddle, which is
+    what keeps full precision at -1e5 nats.
+    """
+    eps = jnp.finfo(x.dtype).eps
+    t0, distance, s = jax.lax.stop_gradient(_saddle(*jax.lax.stop_gradient((x, w, h, a)), below, has_pole))
+    r = 1 + 2 * t0 * w
+    log_terms, offset_terms = 0.5 * h * jnp.log1p(2 * t0 * w), a * t0 / r
+    at_saddle = t0 * x - jnp.sum(log_terms) - jnp.sum(offset_terms)
+    g, b = 2 * s * w / r, a * s / r**2
+
+    def log_integrand(p: Array, q: Array) -> tuple[Array, Array]:
+        """Log-modulus and argument of ``exp(K(t) - K(t0) + (t - t0) x)`` at ``t = t0 + s (p + i q)``."""
+        pc, qc = p[:, None], q[:, None]
+        squared = pc**2 + qc**2
+        modulus_minus_1 = g * (2 * pc + g * squared)
+        b_over = b / (1 + modulus_minus_1)
+        log_modulus = s * x * p - jnp.sum(0.25 * h * jnp.log1p(modulus_minus_1) + b_over * (pc + g * squared), axis=-1)
+        argument = s * x * q - jnp.sum(0.5 * h * jnp.arctan2(g * qc, 1 + g * pc) + b_over * qc, axis=-1)
+        return log_modulus, argument
+
+    # The contour ends at the first of a few trial lengths where the integrand is below rounding.
+    negligible = log_integrand(*_hyperbola(jnp.asarray(_CONTOUR_LENGTHS, x.dtype)))[0] < jnp.log(0.01 * eps)
+    last = jnp.asarray(_CONTOUR_LENGTHS, x.dtype)[jnp.where(jnp.any(negligible), jnp.argmax(negligible), -1)]
+    u = last * jnp.linspace(0, 1, n_nodes + 1, dtype=x.dtype)
+    p, q = _hyperbola(u)
+    dp, dq = -_OPENING * q, jnp.cosh(u)
+    log_modulus, argument = log_integrand(p, q)
+
+    if has_pole:  # (dp + i dq) / t, with the sign that makes the survival function positive left of the pole
+        t_re, t_im = t0 + s * p, s * q
+        factor = jnp.sign(t0) / (t_re**2 + t_im**2)
+        dp, dq = factor * (dp * t_re + dq * t_im), factor * (dq * t_re - dp * t_im)
+    weight = (s * last / n_nodes / jnp.pi) * jnp.ones_like(u).at[jnp.array([0, -1])].set(0.5) * jnp.exp(log_modulus)
+    summand = weight * (dq * jnp.cos(argument) + dp * jnp.sin(argument))
+
+    total = jnp.sum(summand)
+    value = at_saddle + jnp.log(total)
+    halving = 2 * jnp.abs(total - 2 * jnp.sum(summand[::2])) / total
+    # Past the last node the integrand falls faster than exp(-u): its area is below a few of the last heights.
+    truncation = n_nodes * jnp.abs(weight[-1] * jnp.hypot(dp[-1], dq[-1])) / total
+    size = jnp.sum(jnp.abs(log_terms) + jnp.abs(offset_terms)) + jnp.abs(t0 * x)
+    rounding = 8 * eps * (1 + size + jnp.sum(weight * jnp.hypot(dp, dq)) / total)
+    return value, halving, truncation, rounding
