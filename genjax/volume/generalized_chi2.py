@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -161,7 +162,7 @@ def _evaluate(
     if w.size == 0:
         raise ValueError("`weights` must have at least one component, but its shape is (0,)")
     h, a = (
-        jnp.broadcast_to(check_array(name, value, shape=() if jnp.ndim(value) == 0 else w.shape, minimum=0), w.shape)
+        jnp.broadcast_to(check_array(name, value, shape=() if np.ndim(value) == 0 else w.shape, minimum=0), w.shape)
         for name, value in (("multiplicities", multiplicities), ("offsets", offsets))
     )
     thresholds = check_array("x", x, finite=False)
@@ -310,5 +311,5 @@ def _contour_integral(
     # Past the last node the integrand falls faster than exp(-u): its area is below a few of the last heights.
     truncation = n_nodes * jnp.abs(weight[-1] * jnp.hypot(dp[-1], dq[-1])) / total
     size = jnp.sum(jnp.abs(log_terms) + jnp.abs(offset_terms)) + jnp.abs(t0 * x)
-    rounding = 8 * eps * (1 + size + jnp.sum(weight * jnp.hypot(dp, dq)) / total)
+    rounding = 32 * eps * (1 + size + jnp.sum(weight * jnp.hypot(dp, dq)) / total)
     return value, halving, truncation, rounding
