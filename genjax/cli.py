@@ -32,10 +32,10 @@ class Bias:
     """
 
     task: str = "digits"
-    """digits, breast_cancer, wine, iris, diabetes (bundled); mnist, fashion_mnist, cifar10 (local files); or the path of
-    a .npz or .csv file."""
+    """digits, breast_cancer, wine, iris, diabetes (bundled); mnist, fashion_mnist, cifar10 (local files); or the
+    path of a .npz or .csv file."""
     space: Literal["rbf", "matern", "laplace", "linear", "polynomial", "nngp", "ntk"] = "nngp"
-    """Hypothesis space: a covariance, or an infinitely wide ReLU network at initialization (nngp) or linearized (ntk)."""
+    """Hypothesis space: a covariance, or an infinitely wide ReLU net at initialization (nngp) or linearized (ntk)."""
     depth: int = 3
     """nngp, ntk: number of hidden layers."""
     weight_variance: float = 2.0
@@ -44,8 +44,8 @@ class Bias:
     """nngp, ntk: variance of the biases."""
     length_scale: float = 1.0
     """rbf, matern, laplace: length scale in units of the scaled inputs."""
-    smoothness: Literal[0.5, 1.5, 2.5] = 2.5
-    """matern: smoothness nu."""
+    smoothness: float = 2.5
+    """matern: smoothness nu, one of 0.5, 1.5, 2.5."""
     degree: int = 2
     """polynomial: degree."""
     noise: float = 0.0
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
       Exit status: 0 success, 1 failed run; bad arguments leave by ``SystemExit`` or status 2.
     """
     commands = Annotated[Bias, tyro.conf.subcommand("bias")] | Annotated[Info, tyro.conf.subcommand("info")]
-    command: Bias | Info = tyro.cli(commands, prog="genjax", description=__doc__, args=arguments)  # type: ignore[arg-type]
+    command: Bias | Info = tyro.cli(commands, prog="genjax", description=__doc__, args=arguments)
     try:
         return _bias(command) if isinstance(command, Bias) else _info()
     except (ValueError, TypeError, OSError, GenjaxError) as error:
@@ -138,7 +138,7 @@ def _bias(command: Bias) -> int:
     result = gaussian_inductive_bias(
         kernel,
         task,
-        sorted(command.target_error, reverse=True),
+        jax.numpy.asarray(sorted(command.target_error, reverse=True)),
         noise=command.noise,
         method=command.method,
         key=seed_key(command.seed, 2),
@@ -155,7 +155,8 @@ def _bias(command: Bias) -> int:
         directory = open_run(command.out or default, command)
         dataset = inductive_bias_dataset({command.space: result}).assign_attrs(task=task.provenance)
         written["results"] = save_results(directory, dataset)
-        written["figure"] = save_figure(directory, "required_inductive_bias", inductive_bias_curves(dataset).figure)
+        figure = inductive_bias_curves(dataset).figure
+        written["figure"] = save_figure(directory, "required_inductive_bias", figure)  # type: ignore[arg-type]
     if command.json:
         document = {**to_json(result), "bits": to_json(result.bits), "task": task.provenance, "files": to_json(written)}
         document["bias"]["status"] = [Status(s).name for s in document["bias"]["status"]]
@@ -216,7 +217,7 @@ def _sentence(command: Bias, result: InductiveBias) -> str:
             f"the floor of this space is {float(result.floor):.4g}."
         )
     return (
-        f"Beyond the {result.n_train} training points it takes {nats:.4g} nats ({bits:.4g} bits) to pick a hypothesis of "
-        f"the {command.space} space with test error <= {hardest:g}: a random fitting hypothesis succeeds with "
+        f"Beyond the {result.n_train} training points it takes {nats:.4g} nats ({bits:.4g} bits) to pick a hypothesis "
+        f"of the {command.space} space with test error <= {hardest:g}: a random fitting hypothesis succeeds with "
         f"probability e^-{nats:.4g}."
     )

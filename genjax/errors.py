@@ -40,7 +40,14 @@ class Status(enum.IntEnum):
 
 
 def concrete(value: Any) -> np.ndarray | None:
-    """The value as a NumPy array, or None while it is being traced by ``jit``, ``vmap`` or ``grad``."""
+    """The value as a NumPy array, or None while it is being traced by ``jit``, ``vmap`` or ``grad``.
+
+    Args:
+      value: anything array-like, or a tracer.
+
+    Returns:
+      The array, or None.
+    """
     try:
         return np.asarray(value)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
@@ -79,7 +86,9 @@ def check_array(
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"`{name}` must be an array of real numbers, but {type(value).__name__} came: {error}") from None
+        raise TypeError(
+            f"`{name}` must be an array of real numbers, but {type(value).__name__} came: {error}"
+        ) from None
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise TypeError(f"`{name}` must be an array of real numbers, but its dtype is {array.dtype}")
     if not jnp.issubdtype(array.dtype, jnp.floating):

@@ -25,8 +25,8 @@ def inductive_bias_curves(
 ) -> Axes:
     """Draw required inductive bias on a logarithmic scale, nats on the left and bits on the right.
 
-    A point of infinite bias (an impossible target) is not drawn; where a curve along the target error meets its floor, a
-    cross at the last possible point says so. Uncertain points carry bars of 1.96 standard errors.
+    A point of infinite bias (an impossible target) is not drawn; where a curve along the target error meets its floor,
+    a cross at the last possible point says so. Uncertain points carry bars of 1.96 standard errors.
 
     Args:
       dataset: holds ``nats`` over the dimensions ``over`` and ``by``, and optionally ``stderr``.
@@ -69,7 +69,9 @@ def inductive_bias_curves(
     shown = dataset["nats"].values[np.isfinite(dataset["nats"].values) & (dataset["nats"].values > _SMALLEST_SHOWN)]
     if shown.size:
         ax.set_ylim(max(shown.min() / 2, _SMALLEST_SHOWN), shown.max() * 2)
-    bits = ax.secondary_yaxis("right", functions=(lambda nats: nats / NATS_PER_BIT, lambda bits: bits * NATS_PER_BIT))
+    bits = ax.secondary_yaxis(
+        "right", functions=(lambda nats: np.divide(nats, NATS_PER_BIT), lambda bits: np.multiply(bits, NATS_PER_BIT))
+    )
     bits.set_ylabel("bits")
     ax.grid(True, which="major", alpha=0.3)
     ax.legend(fontsize="small", frameon=False)

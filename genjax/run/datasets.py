@@ -20,9 +20,9 @@ def inductive_bias_dataset(results: Mapping[str, InductiveBias]) -> xarray.Datas
       results: name of each curve (a hypothesis space, say) and its result; all at the same target errors.
 
     Returns:
-      Dataset over ``space`` and ``target_error``: ``nats``, ``bits``, ``stderr`` and ``error_bound`` (nats), ``status``;
-      over ``space`` alone: ``log_evidence`` (nats), ``mean_error``, ``center_error``, ``floor``, ``noise``, ``n_train``,
-      ``n_test``. Units and conditions are attributes.
+      Dataset over ``space`` and ``target_error``: ``nats``, ``bits``, ``stderr`` and ``error_bound`` (nats),
+      ``status``; over ``space`` alone: ``log_evidence`` (nats), ``mean_error``, ``center_error``, ``floor``, ``noise``,
+      ``n_train``, ``n_test``. Units and conditions are attributes.
 
     Raises:
       ValueError: no results, or their target errors differ.
@@ -50,7 +50,7 @@ def inductive_bias_dataset(results: Mapping[str, InductiveBias]) -> xarray.Datas
             "stderr": (both, curves("stderr"), {"units": "nats", "long_name": "Monte Carlo standard error"}),
             "error_bound": (both, curves("error_bound"), {"units": "nats", "long_name": "bound on numerical error"}),
             "status": (both, curves("status"), {"long_name": "genjax.errors.Status"}),
-            "log_evidence": (one, scalars("log_evidence"), {"units": "nats", "long_name": "log density of the targets"}),
+            "log_evidence": (one, scalars("log_evidence"), {"units": "nats", "long_name": "log density of targets"}),
             "mean_error": (one, scalars("mean_error"), {"long_name": "expected error of a fitting hypothesis"}),
             "center_error": (one, scalars("center_error"), {"long_name": "error of the mean hypothesis"}),
             "floor": (one, scalars("floor"), {"long_name": "largest error of probability zero"}),

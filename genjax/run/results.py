@@ -1,4 +1,4 @@
-"""Run directories: what was asked (``config.json``), where it ran (``meta.json``), what came out (``results.nc``, figures).
+"""Run directories: what was asked (``config.json``), where it ran (``meta.json``), what came out (``results.nc``).
 
 ``results.nc`` is netCDF4 of a labelled :class:`xarray.Dataset`; attributes hold the config and the units, so the file
 explains itself without the directory.
@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,15 +54,18 @@ def save_results(directory: Path, dataset: xarray.Dataset) -> Path:
 
     Args:
       directory: a run directory made by :func:`open_run`.
-      dataset: named axes; non-scalar attributes are stored as JSON.
+      dataset: named axes; attributes other than strings and numbers are stored as JSON.
 
     Returns:
       Path of the file.
     """
     path = directory / "results.nc"
     partial = directory / "results.nc.partial"
+    # netCDF has no booleans, so they go the way of non-scalars.
     attributes = {
-        name: value if isinstance(value, str | int | float) else json.dumps(to_json(value))
+        name: value
+        if isinstance(value, str | int | float | np.number) and not isinstance(value, bool)
+        else json.dumps(to_json(value))
         for name, value in dataset.attrs.items()
     }
     dataset.assign_attrs(attributes).to_netcdf(partial, engine="h5netcdf")
@@ -118,7 +122,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": bool(jax.config.read("jax_enable_x64")),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git_commit": _git_commit(),
         "time_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -137,7 +141,7 @@ def to_json(value: Any) -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]

@@ -429,7 +429,7 @@ def gaussian_inductive_bias(
     nats = jnp.abs(log_p.value)  # -log P, without the -0 of certain events
     promise = 32 * jnp.finfo(nats.dtype).eps ** 0.5 * (1 + nats / 1e3)
     status = jnp.where(log_p.error_bound > promise, Status.INACCURATE, Status.OK)
-    status = jnp.where(jnp.isinf(nats), Status.IMPOSSIBLE, status)
+    status = jnp.where(jnp.isinf(nats), Status.IMPOSSIBLE, status).astype(jnp.int32)
     given = "a hypothesis drawn from the space that " + (
         f"fits the {task.n_train} training points within Gaussian noise of variance {float(noise):g}"
         if float(noise) > 0

@@ -1,0 +1,16 @@
+"""Settings that must precede the first use of JAX or matplotlib, and the profile of property-based tests."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+os.environ["MPLBACKEND"] = "Agg"
+
+import jax
+from hypothesis import settings
+
+jax.config.update("jax_enable_x64", True)
+
+# Derandomized: a failure is a failure for everyone; compilation makes the first example slow, hence no deadline.
+settings.register_profile("genjax", deadline=None, derandomize=True, max_examples=30)
+settings.load_profile("genjax")
