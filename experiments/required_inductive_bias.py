@@ -1,8 +1,8 @@
 """How many nats of inductive bias do handwritten digits need, relative to a hypothesis space?
 
-``make demo``, or ``python -m experiments.required_inductive_bias`` (``--help`` for options). Exact results, no sampling:
-the required inductive bias against the target error for nine Gaussian hypothesis spaces, and for one of them against the
-number of training points, irrelevant input dimensions and wrong labels. Writes ``runs/demo``.
+``make demo``, or ``python -m experiments.required_inductive_bias`` (``--help`` for options). Exact results, no
+sampling: the required inductive bias against the target error for nine Gaussian hypothesis spaces, and for one of them
+against the number of training points, irrelevant input dimensions and wrong labels. Writes ``runs/demo``.
 
 Expected (2 CPU cores, float64, about 30 s): RBF of length 1 at target error 0.1 needs 2029.53 nats (2927.99 bits).
 """
@@ -77,7 +77,7 @@ def hypothesis_spaces(config: Config) -> dict[str, tuple[Kernel, float]]:
 
 
 def run(config: Config) -> xarray.Dataset:
-    """Compute everything; dimensions ``space``, ``target_error``, ``train_size``, ``noise_dimension``, ``label_noise``."""
+    """Compute the curves over ``space`` and the sweeps over train size, noise dimensions and label noise."""
     spaces = hypothesis_spaces(config)
     n_jobs = len(spaces) + len(config.train_sizes) + len(config.noise_dimensions) + len(config.label_noise)
     with tqdm(total=n_jobs, desc="required inductive bias", unit="space", disable=None) as progress:
@@ -93,9 +93,7 @@ def run(config: Config) -> xarray.Dataset:
         )
 
         sweep_errors = np.array(config.table_errors)
-        pool = load_task(
-            config.task, n_train=max(config.train_sizes), n_test=config.n_test_sweep, seed=config.seed
-        )
+        pool = load_task(config.task, n_train=max(config.train_sizes), n_test=config.n_test_sweep, seed=config.seed)
         base = subset(pool, n_train=min(config.n_train, pool.n_train))
 
         def sweep(dimension: str, label: str, kernel: Kernel, tasks: dict[float, Task]) -> xarray.DataArray:

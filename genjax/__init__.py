@@ -32,8 +32,8 @@ def _warn_of_namesake() -> None:
     except importlib.metadata.PackageNotFoundError:
         return
     warnings.warn(
-        f"the unrelated distribution 'genjax' {version} is installed beside 'genjax-generalization'; both use the import "
-        "name genjax, and one has overwritten files of the other. Uninstall both, then install the one you want.",
+        f"the unrelated distribution 'genjax' {version} is installed beside 'genjax-generalization'; both use the "
+        "import name genjax, and one has overwritten files of the other. Uninstall both, then install the one wanted.",
         RuntimeWarning,
         stacklevel=3,
     )

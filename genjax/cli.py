@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -114,8 +115,20 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, GenjaxError) as error:
         if command.debug:
             raise
-        print(f"genjax {type(command).__name__.lower()}: {error}", file=sys.stderr)
+        print(f"genjax {type(command).__name__.lower()}: {_in_options(str(error))}", file=sys.stderr)
         return 1 if isinstance(error, GenjaxError) else 2
+
+
+def _in_options(message: str) -> str:
+    """Name arguments as the command line does: `depth` becomes --depth."""
+    aliases = {"source": "task", "fraction": "label_noise", "n_dimensions": "noise_dimensions", "scale": "noise_scale"}
+    names = {field.name for field in dataclasses.fields(Bias)}
+
+    def option(match: re.Match[str]) -> str:
+        name = aliases.get(match[1], match[1])
+        return "--" + name.replace("_", "-") if name in names else match[0]
+
+    return re.sub(r"`(\w+)`", option, message)
 
 
 def _info() -> int:
@@ -129,9 +142,13 @@ def _bias(command: Bias) -> int:
     import jax
 
     from genjax.random import seed_key
-    from genjax.run import inductive_bias_dataset, open_run, save_figure, save_results, to_json
+    from genjax.run import inductive_bias_dataset, open_run, require_no_run, save_figure, save_results, to_json
     from genjax.volume import gaussian_inductive_bias
 
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    directory = command.out or Path("runs") / f"bias-{Path(command.task).stem}-{command.space}-{stamp}"
+    if command.save:
+        require_no_run(directory)
     jax.config.update("jax_enable_x64", command.precision == "float64")
     kernel = _kernel(command)
     task = _task(command)
@@ -150,9 +167,7 @@ def _bias(command: Bias) -> int:
         matplotlib.use("Agg")
         from genjax.plot import inductive_bias_curves
 
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        default = Path("runs") / f"bias-{Path(command.task).stem}-{command.space}-{stamp}"
-        directory = open_run(command.out or default, command)
+        open_run(directory, command)
         dataset = inductive_bias_dataset({command.space: result}).assign_attrs(task=task.provenance)
         written["results"] = save_results(directory, dataset)
         figure = inductive_bias_curves(dataset).figure

@@ -117,8 +117,8 @@ def _check_values(name: str, array: np.ndarray, minimum: float | None, finite: b
         raise ValueError(f"`{name}` must be at least {minimum:g}, but its smallest value is {array.min():g}")
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise unless a string option is one of its choices.
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise unless an option is one of its choices.
 
     Args:
       name: the argument's name.

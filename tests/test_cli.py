@@ -101,7 +101,7 @@ def test_existing_run_is_refused_and_kept(capsys, tmp_path):
     (tmp_path / "old" / "config.json").write_text("{}")
     status, out, err = run(capsys, *SMALL, "--out", "old")
     assert (status, out) == (2, "")
-    assert err == "genjax bias: `directory` old already holds a run; choose another or allow overwriting it\n"
+    assert err == "genjax bias: old already holds a run; choose another directory\n"
     assert written(tmp_path) == {"old/config.json"}
     assert (tmp_path / "old" / "config.json").read_text() == "{}"
 
@@ -198,32 +198,32 @@ def test_npz_task_with_named_classes(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--space", "matern", "--smoothness", "1"), "`smoothness` must be one of 0.5, 1.5, 2.5, but 1.0 came"),
-        (("--depth", "0"), "`depth` must be a positive whole number, but 0 came"),
+        (("--space", "matern", "--smoothness", "1"), "--smoothness must be one of 0.5, 1.5, 2.5, but 1.0 came"),
+        (("--depth", "0"), "--depth must be a positive whole number, but 0 came"),
         (
             (*SIZES, "--space", "rbf", "--target-error", "-0.1"),
-            "`target_error` must be at least 0, but its smallest value is -0.1",
+            "--target-error must be at least 0, but its smallest value is -0.1",
         ),
-        ((*SIZES, "--space", "rbf", "--noise", "nan"), "`noise` must be finite, but 1 of 1 values are not"),
+        ((*SIZES, "--space", "rbf", "--noise", "nan"), "--noise must be finite, but 1 of 1 values are not"),
         (("--task", "missing.csv"), "missing.csv: no such file"),
         (
             ("--n-train", "5000"),
-            "`n_train` + `n_test` must be at most 1797, the examples in digits, but 5000 + 500 = 5500 came",
+            "--n-train + --n-test must be at most 1797, the examples in digits, but 5000 + 500 = 5500 came",
         ),
-        (("--n-train", "0"), "`n_train` must be a positive whole number, but 0 came"),
-        (("--seed", "-1"), "`seed` must be a whole number that is not negative, but -1 came"),
-        (("--task", "nonsense"), "`source` must be one of 'digits', "),
-        (("--classes", "3"), "`classes` must be a sequence of at least two different labels, but [3] came"),
-        (("--classes", "3", "11"), "`classes` must be among 0, 1, "),
-        (("--label-noise", "2"), "`fraction` must be in [0, 1], but 2.0 came"),
-        (("--target", "y"), "`target` is for a user's file, so it must be None for digits, but 'y' came"),
+        (("--n-train", "0"), "--n-train must be a positive whole number, but 0 came"),
+        (("--seed", "-1"), "--seed must be a whole number that is not negative, but -1 came"),
+        (("--task", "nonsense"), "--task must be one of 'digits', "),
+        (("--classes", "3"), "--classes must be a sequence of at least two different labels, but [3] came"),
+        (("--classes", "3", "11"), "--classes must be among 0, 1, "),
+        (("--label-noise", "2"), "--label-noise must be in [0, 1], but 2.0 came"),
+        (("--target", "y"), "--target is for a user's file, so it must be None for digits, but 'y' came"),
         (
             ("--task", "wine", *SIZES, "--encoding", "plus_minus_one"),
-            "`encoding` 'plus_minus_one' needs exactly 2 classes, but there are 3: pick two with `classes=(a, b)`",
+            "--encoding 'plus_minus_one' needs exactly 2 classes, but there are 3: pick two with `classes=(a, b)`",
         ),
         (
             ("--space", "linear", "--n-train", "70", "--n-test", "20"),
-            "the kernel matrix of the 70 training inputs plus `noise` = 0 is singular to working precision: ",
+            "the kernel matrix of the 70 training inputs plus --noise = 0 is singular to working precision: ",
         ),
     ],
 )

@@ -43,7 +43,7 @@ def test_namesake_is_announced(tmp_path):
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: genjax\nVersion: 0.10.3\n")
     stderr = run_python("import genjax", path=(ROOT, tmp_path)).stderr
     assert "RuntimeWarning: the unrelated distribution 'genjax' 0.10.3 is installed beside" in stderr
-    assert "Uninstall both, then install the one you want." in stderr
+    assert "Uninstall both, then install the one wanted." in stderr
 
 
 def test_without_namesake_no_warning():

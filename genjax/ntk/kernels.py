@@ -1,9 +1,9 @@
 r"""Covariance kernels on input space, as pytrees one can call: ``kernel(x1[n1, ...], x2[n2, ...]) -> float[n1, n2]``.
 
-Each factory returns a :class:`jax.tree_util.Partial`, so a kernel passes through ``jit`` and ``vmap`` as an argument with
-its hyper-parameters as leaves: changing a length scale does not recompile. Inputs of any rank are flattened to vectors
-of :math:`d` features. When ``x2`` is the very object ``x1``, the diagonal is set exactly and the result is symmetric to
-the bit: matrix products alone leave an error there that acts like unrequested noise.
+Each factory returns a :class:`jax.tree_util.Partial`, so a kernel passes through ``jit`` and ``vmap`` as an argument
+with its hyper-parameters as leaves: changing a length scale does not recompile. Inputs of any rank are flattened to
+vectors of :math:`d` features. When ``x2`` is the very object ``x1``, the diagonal is set exactly and the result is
+symmetric to the bit: matrix products alone leave an error there that acts like unrequested noise.
 
 Precision: products run at JAX's ``"highest"`` setting. In float32, entries carry a relative error near 1e-6; squared
 distances below about 1e-6 of the squared norms are rounding.
@@ -150,8 +150,8 @@ def mlp_nngp(depth: int, weight_variance: ArrayLike = 2.0, bias_variance: ArrayL
        k_0 = \sigma_w^2 \frac{x \cdot x'}{d} + \sigma_b^2, \qquad
        k_{l+1} = \frac{\sigma_w^2}{2} \sqrt{k_l(x, x) k_l(x', x')}\, \kappa_1(\theta_l) + \sigma_b^2,
 
-    with :math:`\kappa_1(\theta) = (\sin\theta + (\pi - \theta) \cos\theta) / \pi` and :math:`\theta_l` the angle between
-    the two inputs under :math:`k_l`.
+    with :math:`\kappa_1(\theta) = (\sin\theta + (\pi - \theta) \cos\theta) / \pi` and :math:`\theta_l` the angle
+    between the two inputs under :math:`k_l`.
 
     Args:
       depth: number of hidden layers, at least 1.
@@ -241,28 +241,28 @@ def _distance(x1: Array, x2: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
 
 
-def _linear(variance: ArrayLike, x1: Array, x2: Array) -> Array:
+def _linear(variance: Array, x1: Array, x2: Array) -> Array:
     return variance * _inner(x1, x2)[0]
 
 
-def _polynomial(degree: ArrayLike, bias: ArrayLike, x1: Array, x2: Array) -> Array:
+def _polynomial(degree: Array, bias: Array, x1: Array, x2: Array) -> Array:
     return (_inner(x1, x2)[0] + bias) ** degree
 
 
-def _rbf(length_scale: ArrayLike, x1: Array, x2: Array) -> Array:
+def _rbf(length_scale: Array, x1: Array, x2: Array) -> Array:
     return jnp.exp(-_squared_distance(x1, x2) / (2 * jnp.asarray(length_scale) ** 2))
 
 
-def _matern12(length_scale: ArrayLike, x1: Array, x2: Array) -> Array:
+def _matern12(length_scale: Array, x1: Array, x2: Array) -> Array:
     return jnp.exp(-_distance(x1, x2) / length_scale)
 
 
-def _matern32(length_scale: ArrayLike, x1: Array, x2: Array) -> Array:
+def _matern32(length_scale: Array, x1: Array, x2: Array) -> Array:
     z = 3**0.5 * _distance(x1, x2) / length_scale
     return (1 + z) * jnp.exp(-z)
 
 
-def _matern52(length_scale: ArrayLike, x1: Array, x2: Array) -> Array:
+def _matern52(length_scale: Array, x1: Array, x2: Array) -> Array:
     z = 5**0.5 * _distance(x1, x2) / length_scale
     return (1 + z + z**2 / 3) * jnp.exp(-z)
 
@@ -272,16 +272,16 @@ def _from_features(feature_map: Callable[[Array], Array], x1: Array, x2: Array) 
     return _inner(features1, features1 if x2 is x1 else feature_map(x2))[0]
 
 
-def _mlp_nngp(depth: ArrayLike, weight_variance: ArrayLike, bias_variance: ArrayLike, x1: Array, x2: Array) -> Array:
+def _mlp_nngp(depth: Array, weight_variance: Array, bias_variance: Array, x1: Array, x2: Array) -> Array:
     return _arc_cosine_recursion(depth, weight_variance, bias_variance, x1, x2)[0]
 
 
-def _mlp_ntk(depth: ArrayLike, weight_variance: ArrayLike, bias_variance: ArrayLike, x1: Array, x2: Array) -> Array:
+def _mlp_ntk(depth: Array, weight_variance: Array, bias_variance: Array, x1: Array, x2: Array) -> Array:
     return _arc_cosine_recursion(depth, weight_variance, bias_variance, x1, x2)[1]
 
 
 def _arc_cosine_recursion(
-    depth: ArrayLike, weight_variance: ArrayLike, bias_variance: ArrayLike, x1: Array, x2: Array
+    depth: Array, weight_variance: Array, bias_variance: Array, x1: Array, x2: Array
 ) -> tuple[Array, Array]:
     """NNGP and NTK ``[n1, n2]``; carries the variances k1, k2 and the defect ``sqrt(k1 k2) - k12``."""
     inner, norm1, norm2 = _inner(x1, x2)

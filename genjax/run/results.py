@@ -41,12 +41,28 @@ def open_run(directory: str | Path, config: Any, *, overwrite: bool = False) -> 
       FileExistsError: it already holds a run and ``overwrite`` is false.
     """
     directory = Path(directory)
-    if (directory / "config.json").exists() and not overwrite:
-        raise FileExistsError(f"`directory` {directory} already holds a run; choose another or allow overwriting it")
+    if not overwrite:
+        require_no_run(directory)
     directory.mkdir(parents=True, exist_ok=True)
     _write_json(directory / "config.json", to_json(config))
     _write_json(directory / "meta.json", provenance())
     return directory
+
+
+def require_no_run(directory: str | Path) -> None:
+    """Refuse a directory that holds a run, before hours of work rather than after.
+
+    Args:
+      directory: where a run is to be written; it need not exist.
+
+    Returns:
+      None.
+
+    Raises:
+      FileExistsError: it already holds a run.
+    """
+    if (Path(directory) / "config.json").exists():
+        raise FileExistsError(f"{directory} already holds a run; choose another directory")
 
 
 def save_results(directory: Path, dataset: xarray.Dataset) -> Path:
@@ -159,10 +175,13 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _git_commit() -> str | None:
+    """Commit of the checkout genjax runs from; None when it is installed, even inside somebody else's checkout."""
+    package = Path(genjax.__file__).parent
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(genjax.__file__).parent, capture_output=True, text=True, timeout=5
+            ["git", "rev-parse", "--show-prefix", "HEAD"], cwd=package, capture_output=True, text=True, timeout=5
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    prefix, _, commit = done.stdout.strip().partition("\n")
+    return commit if prefix.rstrip("/") == package.name and commit else None

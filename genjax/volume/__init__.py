@@ -4,10 +4,7 @@ from genjax.volume.gaussian import (
     ErrorLaw,
     GaussianPosterior,
     GramBlocks,
-    InductiveBias,
-    gaussian_inductive_bias,
     gaussian_posterior,
-    lanczos_error_law,
     squared_error_law,
 )
 from genjax.volume.generalized_chi2 import (
@@ -16,6 +13,8 @@ from genjax.volume.generalized_chi2 import (
     generalized_chi2_logpdf,
     generalized_chi2_logsf,
 )
+from genjax.volume.inductive_bias import InductiveBias, gaussian_inductive_bias
+from genjax.volume.lanczos import lanczos_error_law
 
 __all__ = [
     "ErrorLaw",

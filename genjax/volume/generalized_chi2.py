@@ -36,10 +36,10 @@ from genjax.errors import check_array, check_positive
 
 # The hyperbola leaves the saddle vertically and ends at arctan(1 / 0.5) = 63 degrees from the negative real axis.
 _OPENING = 0.5
-# Trial lengths in u: where the saddle is Gaussian 3 suffice; few degrees of freedom need up to 30.
-_CONTOUR_LENGTHS = tuple(3 * 1.165**k for k in range(16))
-# Half of these are bisections: 1e-9 of the bracket, far below the width of any saddle; the rest are Newton steps.
-_SADDLE_ITERATIONS = 60
+# Lengths tried, in u: where the saddle is Gaussian 3 suffice; few degrees of freedom need up to 3 * 1.165^16 = 35.
+_SHORTEST_CONTOUR, _CONTOUR_GROWTH, _CONTOUR_TRIALS = 3.0, 1.165, 16
+# 1e-12 of the bracket, far below the width of any saddle.
+_BISECTIONS = 50
 # Thresholds are evaluated together while threshold * node * component fits in this many numbers (32 MB of float64).
 _BATCH_ELEMENTS = 2**22
 
@@ -86,7 +86,7 @@ def generalized_chi2_logcdf(
         give NaN.
 
     Notes:
-      Cost ``O((n_nodes + 60) m)`` per threshold, evaluated in batches of bounded memory. Differentiable in every
+      Cost ``O((n_nodes + 50) m)`` per threshold, evaluated in batches of bounded memory. Differentiable in every
       argument: the contour is held fixed, which is exact because the integral does not depend on it. float64: rounding,
       about ``1e-15 |value|`` and never worse than :attr:`LogProb.error_bound`; float32: about ``1e-6 |value|``, the
       error bound says how much.
@@ -172,59 +172,53 @@ def _evaluate(
 
 @partial(jax.jit, static_argnums=(4, 5))
 def _evaluate_batched(x: Array, w: Array, h: Array, a: Array, n_nodes: int, kind: str) -> LogProb:
-    batch = max(1, min(x.size, _BATCH_ELEMENTS // (n_nodes * w.size)))
-    flat = jax.lax.map(lambda v: _log_probability(v, w, h, a, n_nodes, kind), x.ravel(), batch_size=batch)
+    valid = jnp.all((w >= 0) & (h >= 0) & (a >= 0) & (w + h + a < jnp.inf))
+    w = jnp.where((h == 0) & (a == 0), 0, w)  # absent components must not count as the largest
+    mean, floor = jnp.sum(h * w + a), jnp.sum(jnp.where(w == 0, a, 0))
+    random = jnp.max(w) > 0
+    # In units of the mean nothing over- or underflows, in float32 either. Stand-ins, here and for x below, keep values
+    # and gradients finite where the contour's result is not used.
+    unit = jax.lax.stop_gradient(jnp.where(mean > 0, mean, 1))
+    law = jnp.where(random, w / unit, 1), jnp.where(random, h, 1), jnp.where(random, a / unit, 0)
+
+    def evaluate(x: Array) -> LogProb:
+        interior = random & (x > floor) & (x < jnp.inf)
+        below = x < mean
+        result = _contour_integral(jnp.where(interior, x / unit, 1), *law, below, n_nodes, kind != "logpdf")
+        if kind == "logpdf":
+            result = result._replace(value=result.value - jnp.log(unit))
+            outside = jnp.where(random, -jnp.inf, jnp.nan)
+        else:
+            # The contour gave the smaller side of the mean.
+            result = _select(below == (kind == "logcdf"), result, _complement(result))
+            beyond = (x > floor) | (~random & (x == floor))
+            outside = jnp.where(beyond == (kind == "logcdf"), 0.0, -jnp.inf)
+        result = _select(interior, result, LogProb(outside, *jnp.zeros((3,), x.dtype)))
+        return _select(valid & ~jnp.isnan(x), result, LogProb(*jnp.full((4,), jnp.nan, x.dtype)))
+
+    batch = max(1, _BATCH_ELEMENTS // (n_nodes * w.size))
+    # A single batch needs no loop, and compiles faster without one.
+    flat = jax.vmap(evaluate)(x.ravel()) if x.size <= batch else jax.lax.map(evaluate, x.ravel(), batch_size=batch)
     return jax.tree.map(lambda v: v.reshape(x.shape), flat)
 
 
-def _log_probability(x: Array, w: Array, h: Array, a: Array, n_nodes: int, kind: str) -> LogProb:
-    """One threshold: the interior by the contour, then everything a contour cannot serve."""
-    w = jnp.where((h == 0) & (a == 0), 0, w)
-    floor = jnp.sum(jnp.where(w == 0, a, 0))
-    mean = jnp.sum(h * w) + jnp.sum(a)
-    random = jnp.any(w > 0)
-    interior = random & (x > floor) & (x < jnp.inf)
+def _select(condition: Array, if_true: LogProb, if_false: LogProb) -> LogProb:
+    return jax.tree.map(partial(jnp.where, condition), if_true, if_false)
 
-    # In units of the mean nothing over- or underflows, in float32 either. The stand-ins keep every branch, and so
-    # every gradient, finite where the contour's result is not used.
-    unit = jax.lax.stop_gradient(jnp.where(mean > 0, mean, 1))
-    scaled = [jnp.where(interior, v, stand_in) for v, stand_in in ((x / unit, 1), (w / unit, 1), (h, 1), (a / unit, 0))]
-    below = x < mean
-    integral = _contour_integral(*scaled, below, n_nodes, has_pole=kind != "logpdf")
 
-    value, *errors = integral
-    if kind == "logpdf":
-        value = value - jnp.log(unit)
-        value = jnp.where(interior, value, jnp.where(random, -jnp.inf, jnp.nan))
-    else:
-        wants_below = kind == "logcdf"
-        # The contour gave the smaller side; the other is its complement, whose error shrinks by the odds.
-        other = _log_complement(value)
-        direct = below == wants_below
-        errors = [jnp.where(direct, e, e * jnp.exp(jnp.minimum(value - other, 0))) for e in errors]
-        value = jnp.where(direct, value, other)
-        certain = (x >= floor) if wants_below else (x < floor)
-        certain = jnp.where(random, (x == jnp.inf) if wants_below else (x <= floor), certain)
-        value = jnp.where(interior, value, jnp.where(certain, 0.0, -jnp.inf))
-    valid = jnp.all((w >= 0) & (h >= 0) & (a >= 0) & (w + h + a < jnp.inf)) & ~jnp.isnan(x)
-    return LogProb(
-        jnp.where(valid, value, jnp.nan), *(jnp.where(valid, jnp.where(interior, e, 0), jnp.nan) for e in errors)
+def _complement(log_p: LogProb) -> LogProb:
+    """``log(1 - exp(log_p))`` without cancellation at either end; its errors shrink by the odds."""
+    p = jnp.minimum(log_p.value, -jnp.finfo(log_p.value.dtype).tiny)
+    small = p < -0.6931
+    value = jnp.where(
+        small, jnp.log1p(-jnp.exp(jnp.where(small, p, -1.0))), jnp.log(-jnp.expm1(jnp.where(small, -1.0, p)))
     )
+    odds = jnp.exp(jnp.minimum(p - value, 0))
+    return LogProb(value, *(error * odds for error in log_p[1:]))
 
 
-def _log_complement(log_p: Array) -> Array:
-    """``log(1 - exp(log_p))`` for ``log_p < 0``, without cancellation at either end."""
-    log_p = jnp.minimum(log_p, -jnp.finfo(log_p.dtype).tiny)
-    small = log_p < -0.6931
-    return jnp.where(
-        small,
-        jnp.log1p(-jnp.exp(jnp.where(small, log_p, -1.0))),
-        jnp.log(-jnp.expm1(jnp.where(small, -1.0, log_p))),
-    )
-
-
-def _saddle(x: Array, w: Array, h: Array, a: Array, below: Array, has_pole: bool) -> tuple[Array, Array, Array]:
-    """Real saddle ``t`` of ``K(t) + t x - log|t| - log(t + apex)``, its distance from the apex, and its width.
+def _saddle(x: Array, w: Array, h: Array, a: Array, below: Array, has_pole: bool) -> tuple[Array, Array]:
+    """Real saddle ``t`` of ``K(t) + t x - log|t| - log(t + apex)``, and its width.
 
     ``-apex`` is the singularity nearest zero. The last term keeps the contour away from it when the multiplicities are
     small and costs nothing otherwise: only a contour is chosen here, the integral does not depend on it. The
@@ -238,35 +232,23 @@ def _saddle(x: Array, w: Array, h: Array, a: Array, below: Array, has_pole: bool
     if has_pole:
         low, high = jnp.where(below, at_zero, low), jnp.where(below, high, at_zero)
 
-    def excess(distance: Array) -> tuple[Array, Array]:
-        t, r = distance - apex, jnp.maximum(1 - w / largest, 0) + 2 * w * distance
-        mean = jnp.sum(h * w / r + a / r**2) + 1 / distance
-        variance = jnp.sum(2 * h * (w / r) ** 2 + 4 * a * w / r**3) + 1 / distance**2
-        if has_pole:
-            mean, variance = mean + 1 / t, variance + 1 / t**2
-        return mean - x, variance
-
-    def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        low, high, log_distance = carry
+    def tilted(log_distance: Array) -> tuple[Array, Array, Array]:
         distance = jnp.exp(log_distance)
-        gap, slope = excess(distance)
-        low, high = jnp.where(gap > 0, log_distance, low), jnp.where(gap > 0, high, log_distance)
-        newton = log_distance + gap / (slope * distance)
-        usable = (newton > low) & (newton < high) & (i % 2 == 1)
-        return low, high, jnp.where(usable, newton, (low + high) / 2)
+        return distance, distance - apex, jnp.maximum(1 - w / largest, 0) + 2 * w * distance  # distance, t, 1 + 2 t w
 
-    _, _, log_distance = jax.lax.fori_loop(0, _SADDLE_ITERATIONS, step, (low, high, (low + high) / 2))
-    distance = jnp.exp(log_distance)
-    return distance - apex, distance, excess(distance)[1] ** -0.5
+    def step(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = (low + high) / 2
+        distance, t, r = tilted(middle)
+        mean = jnp.sum(h * w / r + a / r**2) + 1 / distance + (1 / t if has_pole else 0)
+        return jnp.where(mean > x, middle, low), jnp.where(mean > x, high, middle)
+
+    distance, t, r = tilted(sum(jax.lax.fori_loop(0, _BISECTIONS, step, (low, high))) / 2)
+    variance = jnp.sum(2 * h * (w / r) ** 2 + 4 * a * w / r**3) + 1 / distance**2 + (1 / t**2 if has_pole else 0)
+    return t, variance**-0.5
 
 
-def _hyperbola(u: Array) -> tuple[Array, Array]:
-    return -_OPENING * (jnp.cosh(u) - 1), jnp.sinh(u)
-
-
-def _contour_integral(
-    x: Array, w: Array, h: Array, a: Array, below: Array, n_nodes: int, *, has_pole: bool
-) -> tuple[Array, Array, Array, Array]:
+def _contour_integral(x: Array, w: Array, h: Array, a: Array, below: Array, n_nodes: int, has_pole: bool) -> LogProb:
     """Log of the inverse Laplace transform at an interior ``x``, and its three errors.
 
     Real arithmetic throughout: with ``t = t0 + s (p + i q)`` on the hyperbola, ``1 + 2 t w = r (1 + g (p + i q))``
@@ -274,10 +256,10 @@ def _contour_integral(
     what keeps full precision at -1e5 nats.
     """
     eps = jnp.finfo(x.dtype).eps
-    t0, distance, s = jax.lax.stop_gradient(_saddle(*jax.lax.stop_gradient((x, w, h, a)), below, has_pole))
+    t0, s = jax.lax.stop_gradient(_saddle(*jax.lax.stop_gradient((x, w, h, a)), below, has_pole))
     r = 1 + 2 * t0 * w
     log_terms, offset_terms = 0.5 * h * jnp.log1p(2 * t0 * w), a * t0 / r
-    at_saddle = t0 * x - jnp.sum(log_terms) - jnp.sum(offset_terms)
+    at_saddle = t0 * x - jnp.sum(log_terms + offset_terms)
     g, b = 2 * s * w / r, a * s / r**2
 
     def log_integrand(p: Array, q: Array) -> tuple[Array, Array]:
@@ -291,25 +273,33 @@ def _contour_integral(
         return log_modulus, argument
 
     # The contour ends at the first of a few trial lengths where the integrand is below rounding.
-    negligible = log_integrand(*_hyperbola(jnp.asarray(_CONTOUR_LENGTHS, x.dtype)))[0] < jnp.log(0.01 * eps)
-    last = jnp.asarray(_CONTOUR_LENGTHS, x.dtype)[jnp.where(jnp.any(negligible), jnp.argmax(negligible), -1)]
-    u = last * jnp.linspace(0, 1, n_nodes + 1, dtype=x.dtype)
-    p, q = _hyperbola(u)
-    dp, dq = -_OPENING * q, jnp.cosh(u)
-    log_modulus, argument = log_integrand(p, q)
+    trials = _SHORTEST_CONTOUR * _CONTOUR_GROWTH ** np.arange(_CONTOUR_TRIALS)
+    trial_p, trial_q = (jnp.asarray(v, x.dtype) for v in (-_OPENING * (np.cosh(trials) - 1), np.sinh(trials)))
+    n_needed = jnp.sum(log_integrand(trial_p, trial_q)[0] > jnp.log(0.01 * eps))
+    last = _SHORTEST_CONTOUR * jnp.asarray(_CONTOUR_GROWTH, x.dtype) ** n_needed
 
+    u = last * jnp.asarray(np.linspace(0, 1, n_nodes + 1), x.dtype)
+    cosh, q = jnp.cosh(u), jnp.sinh(u)
+    p, dp, dq = -_OPENING * (cosh - 1), -_OPENING * q, cosh
+    log_modulus, argument = log_integrand(p, q)
     if has_pole:  # (dp + i dq) / t, with the sign that makes the survival function positive left of the pole
         t_re, t_im = t0 + s * p, s * q
         factor = jnp.sign(t0) / (t_re**2 + t_im**2)
         dp, dq = factor * (dp * t_re + dq * t_im), factor * (dq * t_re - dp * t_im)
-    weight = (s * last / n_nodes / jnp.pi) * jnp.ones_like(u).at[jnp.array([0, -1])].set(0.5) * jnp.exp(log_modulus)
-    summand = weight * (dq * jnp.cos(argument) + dp * jnp.sin(argument))
 
-    total = jnp.sum(summand)
+    height = (s * last / n_nodes / jnp.pi) * jnp.exp(log_modulus)
+    summand = height * (dq * jnp.cos(argument) + dp * jnp.sin(argument))
+    envelope = height * (jnp.abs(dq) + jnp.abs(dp))
+    # Trapezoid rule, and beside it the rule without the odd nodes.
+    fine = np.ones(n_nodes + 1)
+    fine[[0, -1]] = 0.5
+    coarse = 2 * fine * (np.arange(n_nodes + 1) % 2 == 0)
+    rows = [jnp.asarray(fine, x.dtype) * summand, jnp.asarray(coarse, x.dtype) * summand, envelope]
+    total, total_coarse, total_envelope = jnp.sum(jnp.stack(rows), axis=1)
     value = at_saddle + jnp.log(total)
-    halving = 2 * jnp.abs(total - 2 * jnp.sum(summand[::2])) / total
+    halving = 2 * jnp.abs(total - total_coarse) / total
     # Past the last node the integrand falls faster than exp(-u): its area is below a few of the last heights.
-    truncation = n_nodes * jnp.abs(weight[-1] * jnp.hypot(dp[-1], dq[-1])) / total
+    truncation = n_nodes * envelope[-1] / total
     size = jnp.sum(jnp.abs(log_terms) + jnp.abs(offset_terms)) + jnp.abs(t0 * x)
-    rounding = 32 * eps * (1 + size + jnp.sum(weight * jnp.hypot(dp, dq)) / total)
-    return value, halving, truncation, rounding
+    rounding = 32 * eps * (1 + size + total_envelope / total)
+    return LogProb(value, halving, truncation, rounding)

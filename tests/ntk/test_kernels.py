@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.gaussian_process import kernels as sk
 
-from genjax.ntk import from_features, laplace, linear, matern, mlp_nngp, mlp_ntk, polynomial, rbf
+from genjax.ntk import Kernel, from_features, laplace, linear, matern, mlp_nngp, mlp_ntk, polynomial, rbf
 
 RNG = np.random.default_rng(0)
 X1, X2 = RNG.standard_normal((7, 5)), RNG.standard_normal((4, 5))
@@ -122,9 +122,7 @@ def test_ntk_is_the_tangent_kernel_of_a_wide_network():
         h = jax.nn.relu(x @ params[0] * (2 / 5) ** 0.5)
         return h @ params[1] * (2 / width) ** 0.5
 
-    jacobian = jnp.concatenate(
-        [j.reshape(len(X1), -1) for j in jax.jacobian(network)(params, jnp.asarray(X1))], axis=1
-    )
+    jacobian = jnp.concatenate([j.reshape(len(X1), -1) for j in jax.jacobian(network)(params, jnp.asarray(X1))], axis=1)
     exact = mlp_ntk(1)(X1, X1)
     # Fluctuations of a sum over 4096 units: 1/sqrt(4096) = 1.6 %, times 5.
     assert np.max(np.abs(jacobian @ jacobian.T - exact)) < 0.08 * np.max(np.asarray(exact))
@@ -132,7 +130,8 @@ def test_ntk_is_the_tangent_kernel_of_a_wide_network():
 
 @pytest.mark.parametrize("name", ALL)
 def test_gram_is_symmetric_to_the_bit_and_positive(name):
-    gram = np.asarray(ALL[name](X1, X1))
+    kernel: Kernel = ALL[name]
+    gram = np.asarray(kernel(X1, X1))
     assert np.array_equal(gram, gram.T)
     assert np.linalg.eigvalsh(gram)[0] > -1e-13 * np.linalg.eigvalsh(gram)[-1]
 
@@ -143,7 +142,9 @@ def test_same_values_from_blocks_under_jit_and_for_images(name):
     np.testing.assert_allclose(jax.jit(kernel)(X1, X2), kernel(X1, X2), rtol=1e-13)
     np.testing.assert_allclose(kernel(X1, np.array(X1)), kernel(X1, X1), rtol=1e-7)
     if name != "features":
-        np.testing.assert_allclose(kernel(X1[:, :4].reshape(7, 2, 2), X2[:, :4].reshape(4, 2, 2)), kernel(X1[:, :4], X2[:, :4]))
+        np.testing.assert_allclose(
+            kernel(X1[:, :4].reshape(7, 2, 2), X2[:, :4].reshape(4, 2, 2)), kernel(X1[:, :4], X2[:, :4])
+        )
 
 
 @given(st.floats(0.1, 10), st.floats(0.1, 3))

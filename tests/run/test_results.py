@@ -24,6 +24,7 @@ from genjax.run import (
     load_results,
     open_run,
     provenance,
+    require_no_run,
     save_figure,
     save_results,
     to_json,
@@ -124,9 +125,12 @@ def test_open_run_writes_what_was_asked_and_where_it_ran(tmp_path):
 
 def test_open_run_refuses_to_overwrite(tmp_path):
     open_run(tmp_path, {"seed": 0})
-    expected = rf"^`directory` {re.escape(str(tmp_path))} already holds a run; choose another or allow overwriting it$"
+    expected = rf"^{re.escape(str(tmp_path))} already holds a run; choose another directory$"
     with pytest.raises(FileExistsError, match=expected):
         open_run(tmp_path, {"seed": 1})
+    with pytest.raises(FileExistsError, match=expected):
+        require_no_run(tmp_path)
+    require_no_run(tmp_path / "not yet there")
     assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 0}
     open_run(tmp_path, MappingProxyType({"seed": 2}), overwrite=True)
     assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 2}

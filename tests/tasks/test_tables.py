@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from genjax.tasks import read_table
+from genjax.tasks import KINDS, Raw, read_table
 
 
 def write(tmp_path, text, name="table.csv"):
@@ -12,6 +12,8 @@ def write(tmp_path, text, name="table.csv"):
 
 def test_csv_with_header_and_text_labels(tmp_path):
     raw = read_table(write(tmp_path, "width,height,species\n1,2,rose\n3.5,-4e1,lily\n5,6,rose\n"))
+    assert isinstance(raw, Raw)
+    assert raw.kind in KINDS
     np.testing.assert_array_equal(raw.x, [[1, 2], [3.5, -40], [5, 6]])
     np.testing.assert_array_equal(raw.y, [1, 0, 1])
     assert (raw.kind, raw.classes, raw.n_classes) == ("classification", ("lily", "rose"), 2)

@@ -12,8 +12,10 @@ from genjax.ntk import from_features, laplace, linear, mlp_nngp, mlp_ntk, rbf
 from genjax.random import seed_key
 from genjax.tasks import add_label_noise, add_noise_dimensions, load_task, make_task, subset
 from genjax.volume import (
+    ErrorLaw,
     GaussianPosterior,
     GramBlocks,
+    InductiveBias,
     gaussian_inductive_bias,
     gaussian_posterior,
     generalized_chi2_logcdf,
@@ -51,6 +53,7 @@ def test_digits_reference_numbers(digits):
     assert (result.bias.error_bound < 1e-6).all()
     np.testing.assert_allclose(result.bits * NATS_PER_BIT, result.nats)
     np.testing.assert_allclose(result.nats_per_test_point * 500, result.nats)
+    assert isinstance(result, InductiveBias)
     assert (result.n_train, result.n_test, result.n_outputs) == (500, 500, 10)
     assert "interpolates the 500 training points" in result.bias.given
     assert "mean squared error" in result.error_scale
@@ -61,7 +64,7 @@ def test_float32_digits_within_its_bar(digits):
     epsilon = np.array([0.5, 0.3, 0.1, 0.05], np.float32)
     result = gaussian_inductive_bias(rbf(1.0), single, epsilon)
     assert result.nats.dtype == jnp.float32
-    # The kernel matrices are float32 too: the posterior's eigenvalues (down to 0.01) carry 1e-6, I moves by ~1e-5 of it.
+    # The kernel matrices are float32 too: eigenvalues of the posterior (down to 0.01) carry 1e-6, so I moves by 1e-5.
     np.testing.assert_allclose(result.nats, [DIGITS_RBF_NATS[e] for e in (0.5, 0.3, 0.1, 0.05)], rtol=1e-4, atol=1e-2)
 
 
@@ -113,9 +116,7 @@ def test_all_forms_of_a_space_agree():
     precision = np.eye(6) + np.asarray(train.T @ train) / noise
     weights = np.linalg.solve(precision, np.asarray(train.T @ task.y_train)) / noise
     posterior = GaussianPosterior(test @ weights, test @ np.linalg.solve(precision, np.asarray(test).T))
-    results = [
-        gaussian_inductive_bias(space, task, epsilon, noise=noise).nats for space in (kernel, blocks, posterior)
-    ]
+    results = [gaussian_inductive_bias(space, task, epsilon, noise=noise).nats for space in (kernel, blocks, posterior)]
     np.testing.assert_allclose(results[1], results[0], rtol=1e-9)
     np.testing.assert_allclose(results[2], results[0], rtol=1e-6)
 
@@ -206,6 +207,7 @@ def test_lanczos_agrees_with_the_exact_law_and_its_standard_error_is_honest():
 def test_lanczos_law_keeps_the_exact_totals_with_tiles_that_do_not_divide():
     task = load_task("digits", n_train=100, n_test=150)
     law, posterior = lanczos_error_law(jax.random.key(0), rbf(1.0), task, n_probes=2, order=40, tile=64)
+    assert isinstance(law, ErrorLaw)
     # Offsets come from deterministic Lanczos: their sum is the error of the mean exactly; multiplicities sum to m c.
     np.testing.assert_allclose(jnp.sum(law.offsets), jnp.mean((posterior.mean - task.y_test) ** 2), rtol=1e-10)
     np.testing.assert_allclose(jnp.sum(law.multiplicities), 1500, rtol=1e-10)
@@ -292,11 +294,17 @@ def test_bias_grows_with_the_test_set_and_saturates_for_the_network():
         ({"method": "guess"}, "`method` must be one of 'exact', 'lanczos', but 'guess' came"),
         ({"method": "lanczos"}, "`key` must be a PRNG key"),
         ({"max_bytes": 1000}, r"needs 0.0 GiB, more than `max_bytes` = 0.0 GiB; .* `method='lanczos'`"),
-        ({"space": linear()}, r"kernel matrix of the 12 training inputs plus `noise` = 0 is singular to working precision"),
+        (
+            {"space": linear()},
+            r"kernel matrix of the 12 training inputs plus `noise` = 0 is singular to working precision",
+        ),
         ({"space": GramBlocks(-np.eye(12), np.zeros((12, 6)), np.eye(6))}, "is not positive semi-definite"),
         ({"space": GramBlocks(np.eye(11), np.zeros((12, 6)), np.eye(6))}, r"`space.train` must have shape \(12, 12\)"),
         ({"space": GaussianPosterior(np.zeros((5, 2)), np.eye(6))}, r"`space.mean` must have shape \(6, 2\)"),
-        ({"space": GaussianPosterior(np.zeros((6, 2)), -np.eye(6))}, "posterior covariance is not positive semi-definite"),
+        (
+            {"space": GaussianPosterior(np.zeros((6, 2)), -np.eye(6))},
+            "posterior covariance is not positive semi-definite",
+        ),
     ],
 )
 def test_bad_arguments_are_named(change, message):
@@ -318,3 +326,9 @@ def test_result_is_a_pytree_with_static_context():
     np.testing.assert_allclose(doubled.nats, 2 * result.nats)
     assert doubled.n_train == 12
     assert dataclasses.replace(result, n_train=3).n_train == 3
+
+
+def test_one_target_error_as_a_number_prints_as_one_row():
+    result = gaussian_inductive_bias(laplace(1.0), small_task(), 0.1, noise=0.01)
+    assert result.nats.shape == ()
+    assert len(str(result).splitlines()) == 5

@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genjax.volume import generalized_chi2_logcdf, generalized_chi2_logpdf, generalized_chi2_logsf
+from genjax.volume import LogProb, generalized_chi2_logcdf, generalized_chi2_logpdf, generalized_chi2_logsf
 from tests.volume.chi2_laws import GOLDEN, N_LAWS, golden_entry, random_law
 
 GOLDEN_VALUES = [[mp.mpf(value) for value in entry] for entry in json.loads(GOLDEN.read_text())]
@@ -92,7 +92,9 @@ def test_ball_reference_numbers(dimension, squared_radius, exact):
     np.testing.assert_allclose(got.value, exact, rtol=3e-15, atol=0)
 
 
-@pytest.mark.parametrize(("dimension", "exact"), [(100, -197.36085389), (1000, -1962.83813896), (10000, -19612.44218836)])
+@pytest.mark.parametrize(
+    ("dimension", "exact"), [(100, -197.36085389), (1000, -1962.83813896), (10000, -19612.44218836)]
+)
 def test_quadratic_basin_reference_numbers(dimension, exact):
     # P(1/2 sum_i H_i z_i^2 <= 0.01), H_i = 1/i; printed to 8 decimals.
     got = generalized_chi2_logcdf(0.01, 0.5 / np.arange(1, dimension + 1))
@@ -187,6 +189,7 @@ def test_gradient_with_respect_to_a_vanishing_weight_is_one_sided_and_finite():
 def test_vmap_over_a_thousand_thresholds_is_monotone_and_equals_the_batched_call():
     weights = jnp.geomspace(1e-8, 1, 30)
     x = jnp.geomspace(1e-9, 1e3, 1000)
+    assert isinstance(generalized_chi2_logcdf(x, weights), LogProb)
     mapped = jax.vmap(lambda v: generalized_chi2_logcdf(v, weights, 2.0).value)(x)
     assert jnp.all(jnp.diff(mapped) >= 0)
     assert jnp.all(mapped <= 0)

@@ -8,6 +8,8 @@ from scipy import stats
 
 from genjax.volume import oracles
 from genjax.volume.published.boopathy2024 import (
+    AdamFit,
+    AdamPosterior,
     Tail,
     adam_epoch,
     adam_init,
@@ -179,6 +181,7 @@ def test_one_epoch_equals_a_plain_loop(regression):
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         c = c - 0.05 * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
     fit, loss = adam_epoch(adam_init(y), key, x, y, 0.05, kernel=rbf, batch_size=3)
+    assert isinstance(fit, AdamFit)
     # Float32 rounding, should the suite run without x64.
     np.testing.assert_allclose(fit.coefficients, c, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
@@ -208,6 +211,7 @@ def test_full_batches_converge_to_the_exact_posterior(regression):
 
 def test_small_batches_do_not_converge_and_leave_an_asymmetric_covariance(regression):
     result = adam_posterior(jax.random.key(0), rbf, *regression, n_epochs=300, batch_size=2)
+    assert isinstance(result, AdamPosterior)
     covariance = np.asarray(result.covariance)
     assert np.abs(covariance - covariance.T).max() > 1e-4
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genjax.volume.oracles._host import host_array
+from genjax.volume._host import host_array
 
 _N_INPUTS = 4
 _N_HIDDEN = 3

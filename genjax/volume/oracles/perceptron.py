@@ -8,7 +8,7 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.special import betainc, betaln, gammaln, log_ndtr, logsumexp
 
-from genjax.volume.oracles._host import host_array, log1mexp
+from genjax.volume._host import host_array, log1mexp
 
 
 def spherical_cap_log_prob(dimension: ArrayLike, angle_fraction: ArrayLike) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from genjax.volume.oracles._host import host_array, spectrum
+from genjax.volume._host import host_array, spectrum
 
 DIGITS_RBF_TASK = (
     "scikit-learn digits, pixels / 16, shuffled by numpy.random.default_rng(0).permutation(1797); the first 500 train, "

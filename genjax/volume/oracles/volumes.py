@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincc, gammaln, logsumexp
 
 from genjax.errors import GenjaxError
-from genjax.volume.oracles._host import host_array, spectrum
+from genjax.volume._host import host_array, spectrum
 
 # Terms below e^-45 of the largest change nothing in float64, even summed over a long window.
 _NEGLIGIBLE = -45.0

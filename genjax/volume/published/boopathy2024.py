@@ -23,7 +23,6 @@ References:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -35,9 +34,8 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from genjax.errors import check_array, check_choice, check_positive
-from genjax.volume.oracles._host import host_array
-
-Kernel = Callable[[Array, Array], Array]
+from genjax.ntk import Kernel
+from genjax.volume._host import host_array
 
 
 class Tail(NamedTuple):
