@@ -117,6 +117,29 @@ def _check_values(name: str, array: np.ndarray, minimum: float | None, finite: b
         raise ValueError(f"`{name}` must be at least {minimum:g}, but its smallest value is {array.min():g}")
 
 
+def check_symmetric(name: str, matrix: Array) -> None:
+    """Raise unless a known square matrix is symmetric to the square root of its precision.
+
+    Args:
+      name: the argument's name.
+      matrix: ``float[n, n]``; a traced matrix passes unchecked.
+
+    Returns:
+      None.
+
+    Raises:
+      ValueError: entries across the diagonal differ.
+    """
+    known = concrete(matrix)
+    if known is None or not known.size:
+        return
+    asymmetry, scale = np.abs(known - known.T).max(), np.abs(known).max()
+    if asymmetry > np.finfo(known.dtype).eps ** 0.5 * scale:
+        raise ValueError(
+            f"`{name}` must be symmetric, but entries of size {scale:.3g} differ across its diagonal by {asymmetry:.3g}"
+        )
+
+
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise unless an option is one of its choices.
 

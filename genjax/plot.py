@@ -60,7 +60,9 @@ def inductive_bias_curves(
             ax.errorbar(x[drawable], y[drawable], 1.96 * curve["stderr"].values[drawable], fmt="none", color=color)
         if over == "target_error" and np.isinf(y).any() and drawable.any():
             last = np.flatnonzero(drawable)[np.argmin(x[drawable])]
-            ax.plot(x[last], y[last], "x", color=color, markersize=9, markeredgewidth=2)
+            ax.plot(
+                x[last], y[last], "x", color=color, markersize=9, markeredgewidth=2, label=f"{name}: impossible below"
+            )
     ax.set_yscale("log")
     ax.set_xlabel({"target_error": "target error (mean squared)"}.get(over, dataset[over].attrs.get("long_name", over)))
     if over == "target_error":

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genjax.errors import GenjaxError, Status, check_array, check_choice, check_positive, concrete
+from genjax.errors import GenjaxError, Status, check_array, check_choice, check_positive, check_symmetric, concrete
 
 NAN, INF = float("nan"), float("inf")
 
@@ -154,3 +154,12 @@ def test_genjax_error_is_not_a_value_error():
     """The command line tells failed runs (1) from bad arguments (2) by this."""
     assert issubclass(GenjaxError, RuntimeError)
     assert not issubclass(GenjaxError, ValueError | TypeError | OSError)
+
+
+def test_symmetric():
+    matrix = np.array([[1.0, 2.0], [2.0, 3.0]])
+    assert check_symmetric("k", jnp.asarray(matrix)) is None
+    matrix[0, 1] += 1e-6
+    expected = "`k` must be symmetric, but entries of size 3 differ across its diagonal by 1e-06"
+    assert message(ValueError, check_symmetric, "k", jnp.asarray(matrix)) == expected
+    jax.jit(lambda m: check_symmetric("k", m))(matrix)

@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
-from genjax.errors import check_array
+from genjax.errors import check_array, check_symmetric
 from genjax.ntk import Kernel
 from genjax.tasks import Task
 
@@ -85,31 +87,51 @@ def gaussian_posterior(space: GaussianSpace, task: Task, noise: ArrayLike = 0.0)
       Mean ``[m, c]``, covariance ``[m, m]`` and log evidence (nats).
 
     Raises:
-      ValueError: shapes of the blocks do not match the task.
+      ValueError: shapes of the blocks do not match the task, or (outside ``jit``) a matrix is not
+        symmetric.
 
     References:
       Rasmussen and Williams (2006), eqs. 2.23-2.24 and 2.30.
     """
-    n, m, c = task.n_train, task.n_test, task.n_outputs
+    space = check_space(space, task)
     if isinstance(space, GaussianPosterior):
-        full = jnp.ndim(space.covariance) == 4
-        return space._replace(
-            mean=check_array("space.mean", space.mean, shape=(m, c)),
-            covariance=check_array("space.covariance", space.covariance, shape=(m, c, m, c) if full else (m, m)),
-        )
+        return space
     if isinstance(space, GramBlocks):
-        train = check_array("space.train", space.train, shape=(n, n))
-        cross = check_array("space.cross", space.cross, shape=(n, m))
-        test = check_array("space.test", space.test, shape=(m, m))
+        train, cross, test = space
     else:
         train = space(task.x_train, task.x_train)
         cross = space(task.x_train, task.x_test)
         test = space(task.x_test, task.x_test)
-    whitened = whiten(train, cross, task.y_train, noise)
+    white, log_det = whiten(train, cross, task.y_train, noise)
     with jax.default_matmul_precision("highest"):
-        covariance = test - whitened.cross.T @ whitened.cross
-    resolution = (n + m) * jnp.finfo(covariance.dtype).eps * jnp.max(jnp.diagonal(test))
-    return GaussianPosterior(whitened.mean, covariance, whitened.log_evidence, resolution)
+        products = white.T @ white
+    m = task.n_test
+    resolution = (task.n_train + m) * jnp.finfo(test.dtype).eps * jnp.max(test)
+    evidence = log_evidence(jnp.trace(products[m:, m:]), log_det, task.y_train)
+    return GaussianPosterior(products[:m, m:], test - products[:m, :m], evidence, resolution)
+
+
+def check_space(space: GaussianSpace, task: Task) -> GaussianSpace:
+    """Gram blocks and posteriors as arrays of the task's shapes, or an error; kernels as they are."""
+    n, m, c = task.n_train, task.n_test, task.n_outputs
+    if isinstance(space, GramBlocks):
+        blocks = GramBlocks(
+            check_array("space.train", space.train, shape=(n, n)),
+            check_array("space.cross", space.cross, shape=(n, m)),
+            check_array("space.test", space.test, shape=(m, m)),
+        )
+        check_symmetric("space.train", blocks.train)
+        check_symmetric("space.test", blocks.test)
+        return blocks
+    if isinstance(space, GaussianPosterior):
+        full = np.ndim(space.covariance) == 4
+        mean = check_array("space.mean", space.mean, shape=(m, c))
+        covariance = check_array("space.covariance", space.covariance, shape=(m, c, m, c) if full else (m, m))
+        check_symmetric("space.covariance", covariance.reshape(m * c, m * c) if full else covariance)
+        return space._replace(mean=mean, covariance=covariance)
+    if not callable(space):
+        raise TypeError(f"`space` must be a kernel, GramBlocks or GaussianPosterior, but {type(space).__name__} came")
+    return space
 
 
 class Whitened(NamedTuple):
@@ -121,22 +143,22 @@ class Whitened(NamedTuple):
 
 
 @jax.jit
-def whiten(train: Array, cross: Array, y_train: Array, noise: ArrayLike) -> Whitened:
-    """Shared by the dense and the matrix-free route: everything that needs the training kernel."""
-    n, c = y_train.shape
-    noisy = train + noise * jnp.eye(n, dtype=train.dtype)
+def whiten(train: Array, cross: Array, y_train: Array, noise: ArrayLike) -> tuple[Array, Array]:
+    """``L^-1 [K_*, Y]``, ``[n, m + c]``, with ``L L^T`` the noisy training kernel, and the log determinant of that."""
+    noisy = train + noise * jnp.eye(train.shape[0], dtype=train.dtype)
     factor = jnp.linalg.cholesky(noisy, symmetrize_input=False)
     pivots = jnp.diagonal(factor)
     # A pivot at rounding level means a singular matrix that Cholesky happened to survive: no number may come of it.
-    singular = jnp.min(pivots) ** 2 <= n * jnp.finfo(train.dtype).eps * jnp.max(jnp.diagonal(noisy))
-    factor = jnp.where(singular, jnp.nan, factor)
-    both = jax.scipy.linalg.solve_triangular(factor, jnp.concatenate([cross, y_train], axis=1), lower=True)
-    white_cross, white_y = both[:, :-c], both[:, -c:]
-    with jax.default_matmul_precision("highest"):
-        mean = white_cross.T @ white_y
-    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
-    log_evidence = -0.5 * (jnp.sum(white_y**2) + c * log_det + n * c * jnp.log(2 * jnp.pi))
-    return Whitened(white_cross, mean, log_evidence)
+    threshold = train.shape[0] * jnp.finfo(train.dtype).eps
+    poison = jnp.where(jnp.min(pivots) ** 2 > threshold * jnp.max(pivots) ** 2, 0, jnp.nan)
+    white = solve_triangular(factor, jnp.concatenate([cross, y_train], axis=1) + poison, lower=True)
+    return white, 2 * jnp.sum(jnp.log(pivots))
+
+
+def log_evidence(quadratic_form: Array, log_det: Array, y_train: Array) -> Array:
+    """Log density of the targets, nats, from ``tr Y^T K^-1 Y`` and ``log det K``."""
+    n, c = y_train.shape
+    return -0.5 * (quadratic_form + c * log_det + n * c * jnp.log(2 * jnp.pi))
 
 
 @jax.jit
@@ -164,10 +186,10 @@ def squared_error_law(posterior: GaussianPosterior, y_test: ArrayLike) -> ErrorL
     multiplicity = c
     if covariance.ndim == 4:
         covariance, residual, multiplicity = covariance.reshape(m * c, m * c), residual.reshape(m * c, 1), 1
-    eigenvalues, vectors = jnp.linalg.eigh(covariance, symmetrize_input=True)
+    eigenvalues, vectors = jnp.linalg.eigh(covariance, symmetrize_input=False)
     with jax.default_matmul_precision("highest"):
         offsets = jnp.sum((vectors.T @ residual) ** 2, axis=1) / (m * c)
-    own = covariance.shape[0] * jnp.finfo(covariance.dtype).eps * jnp.max(jnp.abs(eigenvalues))
+    own = covariance.shape[0] * jnp.finfo(covariance.dtype).eps * jnp.maximum(-eigenvalues[0], eigenvalues[-1])
     variances = resolve(eigenvalues, jnp.maximum(posterior.resolution, own))
     return ErrorLaw(variances / (m * c), jnp.full_like(variances, multiplicity), offsets)
 

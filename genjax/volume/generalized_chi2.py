@@ -172,49 +172,49 @@ def _evaluate(
 
 @partial(jax.jit, static_argnums=(4, 5))
 def _evaluate_batched(x: Array, w: Array, h: Array, a: Array, n_nodes: int, kind: str) -> LogProb:
-    valid = jnp.all((w >= 0) & (h >= 0) & (a >= 0) & (w + h + a < jnp.inf))
+    ok = (w >= 0) & (h >= 0) & (a >= 0) & (w + h + a < jnp.inf)
     w = jnp.where((h == 0) & (a == 0), 0, w)  # absent components must not count as the largest
-    mean, floor = jnp.sum(h * w + a), jnp.sum(jnp.where(w == 0, a, 0))
-    random = jnp.max(w) > 0
+    rows = [h * w + a, jnp.where(w == 0, a, 0), jnp.where(ok, 0, jnp.nan)]
+    mean, floor, invalid = jnp.sum(jnp.stack(rows), axis=1)
+    random = mean > floor
     # In units of the mean nothing over- or underflows, in float32 either. Stand-ins, here and for x below, keep values
     # and gradients finite where the contour's result is not used.
     unit = jax.lax.stop_gradient(jnp.where(mean > 0, mean, 1))
     law = jnp.where(random, w / unit, 1), jnp.where(random, h, 1), jnp.where(random, a / unit, 0)
 
-    def evaluate(x: Array) -> LogProb:
+    def evaluate(x: Array) -> tuple[Array, Array]:
         interior = random & (x > floor) & (x < jnp.inf)
         below = x < mean
-        result = _contour_integral(jnp.where(interior, x / unit, 1), *law, below, n_nodes, kind != "logpdf")
+        value, errors = _contour_integral(jnp.where(interior, x / unit, 1), *law, below, n_nodes, kind != "logpdf")
         if kind == "logpdf":
-            result = result._replace(value=result.value - jnp.log(unit))
+            value = value - jnp.log(unit)
             outside = jnp.where(random, -jnp.inf, jnp.nan)
         else:
-            # The contour gave the smaller side of the mean.
-            result = _select(below == (kind == "logcdf"), result, _complement(result))
+            # The contour gave the smaller side of the mean; the errors of the other are smaller by the odds.
+            other = _log_complement(value)
+            direct = below == (kind == "logcdf")
+            errors = errors * jnp.where(direct, 1, jnp.exp(jnp.minimum(value - other, 0)))
+            value = jnp.where(direct, value, other)
             beyond = (x > floor) | (~random & (x == floor))
             outside = jnp.where(beyond == (kind == "logcdf"), 0.0, -jnp.inf)
-        result = _select(interior, result, LogProb(outside, *jnp.zeros((3,), x.dtype)))
-        return _select(valid & ~jnp.isnan(x), result, LogProb(*jnp.full((4,), jnp.nan, x.dtype)))
+        poison = jnp.where(jnp.isnan(x), jnp.nan, invalid)
+        return jnp.where(interior, value, outside) + poison, jnp.where(interior, errors, 0) + poison
 
     batch = max(1, _BATCH_ELEMENTS // (n_nodes * w.size))
     # A single batch needs no loop, and compiles faster without one.
     flat = jax.vmap(evaluate)(x.ravel()) if x.size <= batch else jax.lax.map(evaluate, x.ravel(), batch_size=batch)
-    return jax.tree.map(lambda v: v.reshape(x.shape), flat)
+    return LogProb(flat[0].reshape(x.shape), *(flat[1][:, i].reshape(x.shape) for i in range(3)))
 
 
-def _select(condition: Array, if_true: LogProb, if_false: LogProb) -> LogProb:
-    return jax.tree.map(partial(jnp.where, condition), if_true, if_false)
-
-
-def _complement(log_p: LogProb) -> LogProb:
-    """``log(1 - exp(log_p))`` without cancellation at either end; its errors shrink by the odds."""
-    p = jnp.minimum(log_p.value, -jnp.finfo(log_p.value.dtype).tiny)
-    small = p < -0.6931
-    value = jnp.where(
-        small, jnp.log1p(-jnp.exp(jnp.where(small, p, -1.0))), jnp.log(-jnp.expm1(jnp.where(small, -1.0, p)))
+def _log_complement(log_p: Array) -> Array:
+    """``log(1 - exp(log_p))`` without cancellation at either end."""
+    log_p = jnp.minimum(log_p, -jnp.finfo(log_p.dtype).tiny)
+    small = log_p < -0.6931
+    return jnp.where(
+        small,
+        jnp.log1p(-jnp.exp(jnp.where(small, log_p, -1.0))),
+        jnp.log(-jnp.expm1(jnp.where(small, -1.0, log_p))),
     )
-    odds = jnp.exp(jnp.minimum(p - value, 0))
-    return LogProb(value, *(error * odds for error in log_p[1:]))
 
 
 def _saddle(x: Array, w: Array, h: Array, a: Array, below: Array, has_pole: bool) -> tuple[Array, Array]:
@@ -248,58 +248,54 @@ def _saddle(x: Array, w: Array, h: Array, a: Array, below: Array, has_pole: bool
     return t, variance**-0.5
 
 
-def _contour_integral(x: Array, w: Array, h: Array, a: Array, below: Array, n_nodes: int, has_pole: bool) -> LogProb:
-    """Log of the inverse Laplace transform at an interior ``x``, and its three errors.
+def _contour_integral(
+    x: Array, w: Array, h: Array, a: Array, below: Array, n_nodes: int, has_pole: bool
+) -> tuple[Array, Array]:
+    """Log of the inverse Laplace transform at an interior ``x``, and its errors in the order of :class:`LogProb`.
 
-    Real arithmetic throughout: with ``t = t0 + s (p + i q)`` on the hyperbola, ``1 + 2 t w = r (1 + g (p + i q))``
-    where ``r = 1 + 2 t0 w`` and ``g = 2 s w / r``, every term is a difference from its value at the saddle, which is
-    what keeps full precision at -1e5 nats.
+    With ``t = t0 + s z`` on the hyperbola, ``1 + 2 t w = r (1 + g z)`` where ``r = 1 + 2 t0 w`` and ``g = 2 s w / r``:
+    every term is a difference from its value at the saddle, which is what keeps full precision at -1e5 nats.
     """
     eps = jnp.finfo(x.dtype).eps
     t0, s = jax.lax.stop_gradient(_saddle(*jax.lax.stop_gradient((x, w, h, a)), below, has_pole))
     r = 1 + 2 * t0 * w
     log_terms, offset_terms = 0.5 * h * jnp.log1p(2 * t0 * w), a * t0 / r
-    at_saddle = t0 * x - jnp.sum(log_terms + offset_terms)
+    terms, size = jnp.sum(jnp.stack([log_terms + offset_terms, jnp.abs(log_terms) + jnp.abs(offset_terms)]), axis=1)
+    at_saddle = t0 * x - terms
     g, b = 2 * s * w / r, a * s / r**2
 
-    def log_integrand(p: Array, q: Array) -> tuple[Array, Array]:
-        """Log-modulus and argument of ``exp(K(t) - K(t0) + (t - t0) x)`` at ``t = t0 + s (p + i q)``."""
-        pc, qc = p[:, None], q[:, None]
-        squared = pc**2 + qc**2
-        modulus_minus_1 = g * (2 * pc + g * squared)
-        b_over = b / (1 + modulus_minus_1)
-        log_modulus = s * x * p - jnp.sum(0.25 * h * jnp.log1p(modulus_minus_1) + b_over * (pc + g * squared), axis=-1)
-        argument = s * x * q - jnp.sum(0.5 * h * jnp.arctan2(g * qc, 1 + g * pc) + b_over * qc, axis=-1)
-        return log_modulus, argument
+    def tilted(z: Array) -> Array:
+        """``K(t) - K(t0) + (t - t0) x``."""
+        q = g * z[:, None]
+        return s * x * z - jnp.sum(0.5 * h * jnp.log1p(q) + b * z[:, None] / (1 + q), axis=-1)
 
     # The contour ends at the first of a few trial lengths where the integrand is below rounding.
-    trials = _SHORTEST_CONTOUR * _CONTOUR_GROWTH ** np.arange(_CONTOUR_TRIALS)
-    trial_p, trial_q = (jnp.asarray(v, x.dtype) for v in (-_OPENING * (np.cosh(trials) - 1), np.sinh(trials)))
-    n_needed = jnp.sum(log_integrand(trial_p, trial_q)[0] > jnp.log(0.01 * eps))
+    trials = jnp.asarray(_SHORTEST_CONTOUR * _CONTOUR_GROWTH ** np.arange(_CONTOUR_TRIALS), x.dtype)
+    n_needed = jnp.sum(tilted(_hyperbola(trials)[0]).real > jnp.log(0.01 * eps))
     last = _SHORTEST_CONTOUR * jnp.asarray(_CONTOUR_GROWTH, x.dtype) ** n_needed
 
     u = last * jnp.asarray(np.linspace(0, 1, n_nodes + 1), x.dtype)
-    cosh, q = jnp.cosh(u), jnp.sinh(u)
-    p, dp, dq = -_OPENING * (cosh - 1), -_OPENING * q, cosh
-    log_modulus, argument = log_integrand(p, q)
-    if has_pole:  # (dp + i dq) / t, with the sign that makes the survival function positive left of the pole
-        t_re, t_im = t0 + s * p, s * q
-        factor = jnp.sign(t0) / (t_re**2 + t_im**2)
-        dp, dq = factor * (dp * t_re + dq * t_im), factor * (dq * t_re - dp * t_im)
-
-    height = (s * last / n_nodes / jnp.pi) * jnp.exp(log_modulus)
-    summand = height * (dq * jnp.cos(argument) + dp * jnp.sin(argument))
-    envelope = height * (jnp.abs(dq) + jnp.abs(dp))
+    z, step = _hyperbola(u)
+    step = step * (s * last / n_nodes / jnp.pi)
+    if has_pole:  # the sign makes the survival function positive left of the pole
+        step = step * jnp.sign(t0) / (t0 + s * z)
+    integrand = jnp.exp(tilted(z)) * step
     # Trapezoid rule, and beside it the rule without the odd nodes.
     fine = np.ones(n_nodes + 1)
     fine[[0, -1]] = 0.5
     coarse = 2 * fine * (np.arange(n_nodes + 1) % 2 == 0)
-    rows = [jnp.asarray(fine, x.dtype) * summand, jnp.asarray(coarse, x.dtype) * summand, envelope]
-    total, total_coarse, total_envelope = jnp.sum(jnp.stack(rows), axis=1)
-    value = at_saddle + jnp.log(total)
+    rows = [jnp.asarray(rule, x.dtype) * integrand.imag for rule in (fine, coarse)]
+    size_of = jnp.abs(integrand.real) + jnp.abs(integrand.imag)
+    total, total_coarse, total_size = jnp.sum(jnp.stack([*rows, size_of]), axis=1)
+
     halving = 2 * jnp.abs(total - total_coarse) / total
     # Past the last node the integrand falls faster than exp(-u): its area is below a few of the last heights.
-    truncation = n_nodes * envelope[-1] / total
-    size = jnp.sum(jnp.abs(log_terms) + jnp.abs(offset_terms)) + jnp.abs(t0 * x)
-    rounding = 32 * eps * (1 + size + total_envelope / total)
-    return LogProb(value, halving, truncation, rounding)
+    truncation = n_nodes * size_of[-1] / total
+    rounding = 32 * eps * (1 + size + jnp.abs(t0 * x) + total_size / total)
+    return at_saddle + jnp.log(total), jnp.stack([halving, truncation, rounding])
+
+
+def _hyperbola(u: Array) -> tuple[Array, Array]:
+    """Points ``z(u)`` for ``u >= 0``, from 0 upwards at unit speed, then to the left; and ``dz/du``."""
+    cosh, sinh = (jnp.exp(u) + jnp.exp(-u)) / 2, (jnp.exp(u) - jnp.exp(-u)) / 2
+    return 1j * sinh - _OPENING * (cosh - 1), 1j * cosh - _OPENING * sinh

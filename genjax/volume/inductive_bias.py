@@ -27,6 +27,7 @@ from genjax.volume.gaussian import (
     GaussianPosterior,
     GaussianSpace,
     GramBlocks,
+    check_space,
     gaussian_posterior,
     squared_error_law,
 )
@@ -176,6 +177,7 @@ def gaussian_inductive_bias(
         raise ValueError(f"`method` 'lanczos' needs a kernel as `space`, but {type(space).__name__} came")
     elif key is None:
         raise ValueError("`key` must be a PRNG key such as jax.random.key(0) for `method` 'lanczos', but None came")
+    space = check_space(space, task)
     leaves = space if isinstance(space, GramBlocks | GaussianPosterior) else Partial(space)
     # Names are static in a task: without them, tasks of one shape share one compiled program.
     anonymous = dataclasses.replace(task, name="", provenance="")
@@ -283,7 +285,7 @@ def _check_memory(space: GaussianSpace, task: Task, max_bytes: int) -> None:
 def _explain_singular_kernel(space: GaussianSpace, task: Task, noise: float) -> None:
     """Say why the posterior is NaN: only then, so that the usual path pays nothing for the diagnosis."""
     if isinstance(space, GaussianPosterior):
-        raise ValueError("`space.mean` and `task.y_test` must be finite, but they hold NaN or infinity")
+        raise ValueError("`task.y_test` must be finite, but it holds NaN or infinity")
     train = space.train if isinstance(space, GramBlocks) else space(task.x_train, task.x_train)
     gram = np.asarray(train, dtype=np.float64)
     if not np.isfinite(gram).all():

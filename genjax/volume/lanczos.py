@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from genjax.errors import check_positive
 from genjax.ntk import Kernel
 from genjax.tasks import Task
-from genjax.volume.gaussian import ErrorLaw, GaussianPosterior, resolve, whiten
+from genjax.volume.gaussian import ErrorLaw, GaussianPosterior, log_evidence, resolve, whiten
 
 
 def lanczos_error_law(
@@ -55,11 +55,14 @@ def lanczos_error_law(
         check_positive(name, value, integer=True)
     m, c = task.n_test, task.n_outputs
     order = min(order, m)
-    whitened = whiten(kernel(task.x_train, task.x_train), kernel(task.x_train, task.x_test), task.y_train, noise)
-    residual = whitened.mean - task.y_test
+    white, log_det = whiten(kernel(task.x_train, task.x_train), kernel(task.x_train, task.x_test), task.y_train, noise)
+    white_cross, white_y = white[:, :m], white[:, m:]
+    with jax.default_matmul_precision("highest"):
+        mean = white_cross.T @ white_y
+    residual = mean - task.y_test
     probes = jax.random.rademacher(key, (n_probes, m), dtype=residual.dtype)
     starts = jnp.concatenate([probes, residual.T])
-    eigenvalues, portions = _ritz(kernel, task.x_test, whitened.cross, starts, order, min(tile, m))
+    eigenvalues, portions = _ritz(kernel, task.x_test, white_cross, starts, order, min(tile, m))
     prior_scale = jnp.max(jnp.diagonal(kernel(task.x_test[:tile], task.x_test[:tile])))
     resolution = (task.n_train + m) * jnp.finfo(residual.dtype).eps * prior_scale
     weights = resolve(eigenvalues, resolution) / (m * c)
@@ -72,7 +75,7 @@ def lanczos_error_law(
         ).ravel(),
     )
     empty = jnp.zeros((0, 0), residual.dtype)
-    return law, GaussianPosterior(whitened.mean, empty, whitened.log_evidence, resolution)
+    return law, GaussianPosterior(mean, empty, log_evidence(jnp.sum(white_y**2), log_det, task.y_train), resolution)
 
 
 @partial(jax.jit, static_argnums=(4, 5))

@@ -300,6 +300,15 @@ def test_bias_grows_with_the_test_set_and_saturates_for_the_network():
         ),
         ({"space": GramBlocks(-np.eye(12), np.zeros((12, 6)), np.eye(6))}, "is not positive semi-definite"),
         ({"space": GramBlocks(np.eye(11), np.zeros((12, 6)), np.eye(6))}, r"`space.train` must have shape \(12, 12\)"),
+        (
+            {"space": GramBlocks(np.triu(np.ones((12, 12))), np.zeros((12, 6)), np.eye(6))},
+            "`space.train` must be symmetric",
+        ),
+        (
+            {"space": GaussianPosterior(np.zeros((6, 2)), np.triu(np.ones((6, 6))))},
+            "`space.covariance` must be symmetric",
+        ),
+        ({"space": GaussianPosterior(np.full((6, 2), np.nan), np.eye(6))}, "`space.mean` must be finite"),
         ({"space": GaussianPosterior(np.zeros((5, 2)), np.eye(6))}, r"`space.mean` must have shape \(6, 2\)"),
         (
             {"space": GaussianPosterior(np.zeros((6, 2)), -np.eye(6))},
@@ -332,3 +341,8 @@ def test_one_target_error_as_a_number_prints_as_one_row():
     result = gaussian_inductive_bias(laplace(1.0), small_task(), 0.1, noise=0.01)
     assert result.nats.shape == ()
     assert len(str(result).splitlines()) == 5
+
+
+def test_a_space_of_the_wrong_type_is_named():
+    with pytest.raises(TypeError, match="`space` must be a kernel, GramBlocks or GaussianPosterior, but str came"):
+        gaussian_inductive_bias("rbf", small_task(), 0.1)
