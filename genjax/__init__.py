@@ -11,7 +11,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("errors", "estimate", "ntk", "plot", "random", "run", "tasks", "volume")
+_SUBMODULES = ("errors", "estimate", "ntk", "plot", "random", "run", "tasks", "typing", "volume")
 __all__ = ["__version__", *_SUBMODULES]
 
 

@@ -16,8 +16,8 @@ import tyro
 from genjax.errors import GenjaxError, Status
 
 if TYPE_CHECKING:
-    from genjax.ntk import Kernel
     from genjax.tasks import Task
+    from genjax.typing import Kernel
     from genjax.volume import InductiveBias
 
 

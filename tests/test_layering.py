@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "errors": 0,
     "estimate": 0,
+    "typing": 0,
     "random": 0,
     "tasks": 1,
     "ntk": 1,

@@ -1,7 +1,6 @@
 """Kernels of hypothesis spaces: classical covariances and infinitely wide networks."""
 
 from genjax.ntk.kernels import (
-    Kernel,
     from_features,
     laplace,
     linear,
@@ -10,6 +9,17 @@ from genjax.ntk.kernels import (
     mlp_ntk,
     polynomial,
     rbf,
+    tangent_features,
 )
 
-__all__ = ["Kernel", "from_features", "laplace", "linear", "matern", "mlp_nngp", "mlp_ntk", "polynomial", "rbf"]
+__all__ = [
+    "from_features",
+    "laplace",
+    "linear",
+    "matern",
+    "mlp_nngp",
+    "mlp_ntk",
+    "polynomial",
+    "rbf",
+    "tangent_features",
+]

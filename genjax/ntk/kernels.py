@@ -20,8 +20,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from genjax.errors import check_array, check_choice, check_positive
-
-Kernel = Callable[[Array, Array], Array]
+from genjax.typing import ApplyFn, FeatureMap, Kernel, Params
 
 
 def linear(variance: ArrayLike = 1.0) -> Kernel:
@@ -125,7 +124,7 @@ def laplace(length_scale: ArrayLike) -> Kernel:
     return matern(length_scale, 0.5)
 
 
-def from_features(feature_map: Callable[[Array], Array]) -> Kernel:
+def from_features(feature_map: FeatureMap) -> Kernel:
     r"""Linear combinations of given features with standard normal weights: :math:`k(x, x') = \phi(x) \cdot \phi(x')`.
 
     Args:
@@ -138,6 +137,31 @@ def from_features(feature_map: Callable[[Array], Array]) -> Kernel:
       Rasmussen and Williams (2006), eq. 2.12.
     """
     return Partial(_from_features, Partial(feature_map))
+
+
+def tangent_features(apply_fn: ApplyFn, params: Params) -> FeatureMap:
+    r"""Features of a model linearized at its parameters: the gradient of each output.
+
+    .. math::  \phi(x) = \frac{1}{\sqrt{c}} \left[ \partial f_j(x) / \partial\theta_i \right]_{ji}, \qquad
+       \phi(x) \cdot \phi(x') = \frac{1}{c} \sum_{j} \partial_\theta f_j(x) \cdot \partial_\theta f_j(x')
+
+    ``from_features(tangent_features(apply_fn, params))`` is its empirical neural tangent kernel, averaged over outputs:
+    the hypothesis space a Gaussian perturbation of all parameters reaches, to first order.
+
+    Args:
+      apply_fn: ``apply_fn(params, x[n, ...]) -> float[n, c]``, pure; each output row depends on its own input only.
+      params: pytree of floating arrays, p numbers in all.
+
+    Returns:
+      The feature map ``x[n, ...] -> float[n, c p]``.
+
+    Notes:
+      Holds the whole Jacobian: ``n c p`` numbers. Meant for small models.
+
+    References:
+      Jacot et al. (2018), arXiv:1806.07572, section 4.
+    """
+    return Partial(_tangent_features, Partial(apply_fn), params)
 
 
 def mlp_nngp(depth: int, weight_variance: ArrayLike = 2.0, bias_variance: ArrayLike = 0.0) -> Kernel:
@@ -267,9 +291,18 @@ def _matern52(length_scale: Array, x1: Array, x2: Array) -> Array:
     return (1 + z + z**2 / 3) * jnp.exp(-z)
 
 
-def _from_features(feature_map: Callable[[Array], Array], x1: Array, x2: Array) -> Array:
+def _from_features(feature_map: FeatureMap, x1: Array, x2: Array) -> Array:
     features1 = feature_map(x1)
     return _inner(features1, features1 if x2 is x1 else feature_map(x2))[0]
+
+
+def _tangent_features(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
+    def outputs(params: Params, one: Array) -> Array:
+        return apply_fn(params, one[None])[0]
+
+    jacobian = jax.vmap(jax.jacrev(outputs), (None, 0))(params, x)
+    flat = jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(jacobian)], axis=2)
+    return flat.reshape(flat.shape[0], -1) / flat.shape[1] ** 0.5
 
 
 def _mlp_nngp(depth: Array, weight_variance: Array, bias_variance: Array, x1: Array, x2: Array) -> Array:

@@ -17,8 +17,8 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from genjax.errors import check_array, check_symmetric
-from genjax.ntk import Kernel
 from genjax.tasks import Task
+from genjax.typing import Kernel
 
 
 class GramBlocks(NamedTuple):

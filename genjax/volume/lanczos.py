@@ -10,8 +10,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from genjax.errors import check_positive
-from genjax.ntk import Kernel
 from genjax.tasks import Task
+from genjax.typing import Kernel
 from genjax.volume.gaussian import ErrorLaw, GaussianPosterior, log_evidence, resolve, whiten
 
 

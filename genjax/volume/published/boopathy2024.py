@@ -34,7 +34,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from genjax.errors import check_array, check_choice, check_positive
-from genjax.ntk import Kernel
+from genjax.typing import Kernel
 from genjax.volume._host import host_array
 
 
