@@ -2,8 +2,10 @@
 
 A *hypothesis* is a pytree ``params`` together with a pure ``apply_fn(params, x[n, ...]) -> float[n, c]``: a Flax
 ``module.apply``, an Equinox or Haiku model as a function, or hand-written. genjax never asks for more than that pair,
-and never for a trainer or a class. Axis letters in docstrings: n training and m test examples, d input features, c outputs,
-p parameters or features, e target errors, s seeds or samples.
+and never for a trainer or a class.
+
+Axis letters in docstrings: n training and m test examples, d input features, c outputs, p parameters or features,
+e target errors, s seeds or samples.
 """
 
 from __future__ import annotations
