@@ -87,8 +87,8 @@ def gaussian_posterior(space: GaussianSpace, task: Task, noise: ArrayLike = 0.0)
       Mean ``[m, c]``, covariance ``[m, m]`` and log evidence (nats).
 
     Raises:
-      ValueError: shapes of the blocks do not match the task, or (outside ``jit``) a matrix is not
-        symmetric.
+      TypeError: ``space`` is none of these.
+      ValueError: shapes of the blocks do not match the task, or (outside ``jit``) a matrix is not symmetric.
 
     References:
       Rasmussen and Williams (2006), eqs. 2.23-2.24 and 2.30.

@@ -242,7 +242,9 @@ def _solve(
     nats = jnp.abs(log_p.value)  # -log P, without the -0 of certain events
     promise = 32 * jnp.finfo(nats.dtype).eps ** 0.5 * (1 + nats / 1e3)
     status = jnp.where(log_p.error_bound > promise, Status.INACCURATE, Status.OK)
-    status = jnp.where(jnp.isinf(nats), Status.IMPOSSIBLE, status)
+    impossible = jnp.isinf(nats)
+    status = jnp.where(impossible, Status.IMPOSSIBLE, status)
+    stderr = jnp.where(impossible, 0, stderr)  # every probe agrees on it
     return _Solution(
         Estimate(nats, stderr, log_p.error_bound, status.astype(jnp.int32)),
         jnp.asarray(posterior.log_evidence),
@@ -272,8 +274,8 @@ def _check_memory(space: GaussianSpace, task: Task, max_bytes: int) -> None:
     if isinstance(space, GaussianPosterior):
         n_matrix = 0
         directions = m * c if jnp.ndim(space.covariance) == 4 else m
-    # Kernel and factor; cross block twice; covariance, eigenvectors and two matrices of work for the eigensolver.
-    needed = task.y_train.dtype.itemsize * (2 * n_matrix**2 + 2 * n_matrix * m + 4 * directions**2)
+    # Kernel and factor; cross block twice; prior, products, covariance, eigenvectors and the eigensolver's work.
+    needed = task.y_train.dtype.itemsize * (2 * n_matrix**2 + 2 * n_matrix * m + 6 * directions**2)
     if needed > max_bytes:
         raise ValueError(
             f"the dense method on {n} training points and {directions} test directions needs {needed / 2**30:.1f} GiB, "

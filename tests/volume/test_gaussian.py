@@ -213,6 +213,19 @@ def test_lanczos_law_keeps_the_exact_totals_with_tiles_that_do_not_divide():
     np.testing.assert_allclose(jnp.sum(law.multiplicities), 1500, rtol=1e-10)
 
 
+def test_lanczos_finds_the_floor_of_a_rank_deficient_space():
+    task = small_task(n=30, m=20, c=1)
+    exact = gaussian_inductive_bias(linear(), task, [0.03, 1e-3], noise=0.1)
+    result = gaussian_inductive_bias(
+        linear(), task, [0.03, 1e-3], noise=0.1, method="lanczos", key=jax.random.key(0), n_probes=50, order=8
+    )
+    # The offsets' Lanczos run meets the null space in its third step: the floor is exact.
+    np.testing.assert_allclose(result.floor, exact.floor, rtol=1e-8)
+    assert result.nats[1] == exact.nats[1] == np.inf
+    assert result.bias.stderr[1] == 0
+    assert abs(result.nats[0] - exact.nats[0]) < 4 * result.bias.stderr[0] + 1e-6
+
+
 def test_lanczos_of_full_order_with_all_probes_of_a_small_space_is_nearly_exact():
     task = small_task(n=10, m=8, c=1)
     exact = gaussian_inductive_bias(laplace(1.0), task, [0.1, 0.01], noise=0.1)
@@ -325,7 +338,7 @@ def test_bad_arguments_are_named(change, message):
 
 def test_memory_message_says_how_much():
     task = make_task(np.zeros((10, 1)), np.zeros((10, 1)), np.zeros((40_000, 1)), np.zeros((40_000, 1)))
-    with pytest.raises(ValueError, match=r"10 training points and 40000 test directions needs 47\.7 GiB"):
+    with pytest.raises(ValueError, match=r"10 training points and 40000 test directions needs 71\.5 GiB"):
         gaussian_inductive_bias(laplace(1.0), task, 0.1)
 
 
