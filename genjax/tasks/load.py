@@ -204,7 +204,11 @@ def _standardize(train: np.ndarray, test: np.ndarray) -> _Pair:
     is_constant = train.max(axis=0) == train.min(axis=0)
     deviation = np.where(is_constant, 1, train.std(axis=0))
     mean = train.mean(axis=0)
-    return tuple(np.where(is_constant, 0, (part - mean) / deviation) for part in (train, test))  # type: ignore
+
+    def scaled(part: np.ndarray) -> np.ndarray:
+        return np.where(is_constant, 0, (part - mean) / deviation)
+
+    return scaled(train), scaled(test)
 
 
 def _normalize(x: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from scipy import special, stats
 
 from genjax.errors import GenjaxError
 from genjax.volume import oracles
+from tests.volume.digits import digits_rbf_posterior
 
 
 def digits(value: float) -> float:
@@ -397,16 +398,8 @@ def test_sgld_equals_the_iterated_second_moment():
 
 @pytest.fixture(scope="module")
 def digits_posterior():
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    order = np.random.default_rng(0).permutation(len(data.data))
-    x, y = data.data[order[:1000]] / 16, np.eye(10)[data.target[order[:1000]]]
-    square = (x**2).sum(axis=1)
-    gram = np.exp(-(square[:, None] + square - 2 * x @ x.T) / 2)
-    solved = np.linalg.solve(gram[:500, :500], gram[:500, 500:])
-    covariance = gram[500:, 500:] - gram[500:, :500] @ solved
-    return solved.T @ y[:500] - y[500:], covariance
+    mean, covariance, y_test = digits_rbf_posterior()
+    return mean - y_test, covariance
 
 
 def test_digits_means(digits_posterior):

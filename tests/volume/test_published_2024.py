@@ -19,6 +19,7 @@ from genjax.volume.published.boopathy2024 import (
     sample_errors,
     tail_inductive_bias,
 )
+from tests.volume.digits import digits_rbf_posterior
 
 LAW = Tail(df=12.0, nc=20.0, scale=0.03)
 
@@ -285,17 +286,9 @@ def test_bad_types_are_named():
 
 @pytest.mark.slow
 def test_published_tail_misses_the_exact_answer_on_digits():
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    order = np.random.default_rng(0).permutation(len(data.data))
-    x, y = data.data[order[:1000]] / 16, np.eye(10)[data.target[order[:1000]]]
-    square = (x**2).sum(axis=1)
-    gram = np.exp(-(square[:, None] + square - 2 * x @ x.T) / 2)
-    solved = np.linalg.solve(gram[:500, :500], gram[:500, 500:])
-    covariance = gram[500:, 500:] - gram[500:, :500] @ solved
+    mean, covariance, y_test = digits_rbf_posterior()
     covariance = (covariance + covariance.T) / 2
-    errors = sample_errors(jax.random.key(0), solved.T @ y[:500], covariance, y[500:], square_root="eigh")
+    errors = sample_errors(jax.random.key(0), mean, covariance, y_test, square_root="eigh")
     # sd .01329 over 10,000 draws.
     np.testing.assert_allclose(errors.mean(), oracles.DIGITS_RBF_EXPECTED_ERROR, atol=4 * 0.01329 / 100)
     exact = oracles.DIGITS_RBF_NATS[0.1]
