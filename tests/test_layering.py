@@ -1,6 +1,7 @@
 """The architecture as rules over the syntax trees: nothing is imported, so a broken module cannot hide itself."""
 
 import ast
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +15,14 @@ LAYERS = {
     "random": 0,
     "tasks": 1,
     "ntk": 1,
+    "models": 1,
     "volume": 2,
     "run": 3,
     "plot": 3,
     "cli": 4,
     "__main__": 4,
 }
-STRANGERS = {("tasks", "ntk"), ("ntk", "tasks"), ("plot", "run")}
+STRANGERS = {*itertools.permutations(("tasks", "ntk", "models"), 2), ("plot", "run")}
 OUTSIDE = {"experiments", "colab", "tests"}
 PRIVATE_JAX = ("jax._src", "jax.core", "jax.interpreters", "jax.pmap")
 HEAVY = {"xarray", "matplotlib", "h5py", "orbax", "tqdm"}

@@ -44,8 +44,8 @@ def open_run(directory: str | Path, config: Any, *, overwrite: bool = False) -> 
     if not overwrite:
         require_no_run(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    _write_json(directory / "config.json", to_json(config))
-    _write_json(directory / "meta.json", provenance())
+    write_json(directory / "config.json", config)
+    write_json(directory / "meta.json", provenance())
     return directory
 
 
@@ -149,7 +149,7 @@ def to_json(value: Any) -> Any:
     """Reduce dataclasses, arrays and paths to JSON values.
 
     Args:
-      value: dataclass, mapping, sequence, array, path or scalar.
+      value: dataclass, mapping, sequence, array, path, function (by name) or scalar.
 
     Returns:
       Nested dicts, lists, strings, numbers, booleans, None. Non-finite numbers become the strings ``"inf"``, ``"-inf"``
@@ -165,13 +165,26 @@ def to_json(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist"):
         return to_json(value.tolist())
+    if callable(value):
+        return getattr(value, "__qualname__", repr(value))
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     return value
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+def write_json(path: Path, value: Any) -> None:
+    """Write a file of JSON atomically.
+
+    Args:
+      path: where.
+      value: anything :func:`to_json` takes.
+
+    Returns:
+      None.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(to_json(value), indent=2) + "\n")
+    partial.replace(path)
 
 
 def _git_commit() -> str | None:

@@ -1,0 +1,217 @@
+"""Chunks of members on devices: which executable runs where, and how wide a chunk the memory allows.
+
+A *slot* holds one chunk at a time and advances it segment by segment. Members never communicate, so by default every
+device is a slot of its own running the same single-device executable: a member's numbers do not depend on how many
+devices there are. The alternative, one slot that spans the devices of this process by ``shard_map``, compiles once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from genjax.errors import GenjaxError, check_positive
+from genjax.run.grid import Members
+from genjax.run.program import Hyperparameters, Pieces, Program, State, run_pieces
+
+CPU_CHUNK = 8
+"""Default chunk width on a CPU: wider chunks of small networks fall out of its second-level cache."""
+
+
+def init_members(program: Program, keys: Array, hparams: Hyperparameters) -> State:
+    """Initial states of a chunk.
+
+    Args:
+      program: what to run.
+      keys: typed keys ``[c]``.
+      hparams: stacked along a leading axis of length c.
+
+    Returns:
+      States, stacked.
+    """
+    return jax.vmap(lambda key, hp: program.init(program.prepare(key, hp)))(keys, hparams)
+
+
+def advance_members(
+    program: Program, states: State, keys: Array, hparams: Hyperparameters, cut: Pieces
+) -> tuple[State, tuple[dict[str, Array], Array]]:
+    """Advance a chunk through the pieces of one dispatch.
+
+    Args:
+      program: what to run.
+      states: stacked; their buffers are reused for the result.
+      keys: typed keys ``[c]``.
+      hparams: stacked.
+      cut: common to all members.
+
+    Returns:
+      States; metrics ``[c, r]`` by name and whether each member is still running, ``bool[c]``.
+    """
+
+    def member(state: State, key: Array, hp: Hyperparameters) -> tuple[State, tuple[dict[str, Array], Array]]:
+        state, rows = run_pieces(program, program.prepare(key, hp), state, cut)
+        return state, (rows, program.running(state))
+
+    return jax.vmap(member)(states, keys, hparams)
+
+
+# Compiled once a program, chunk width and device, across calls; the data inside ``program`` are arguments.
+_init = jax.jit(init_members)
+_advance = jax.jit(advance_members, donate_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init_sharded(mesh: Mesh, *arguments: Any) -> State:
+    return _sharded(init_members, mesh, (False, True, True))(*arguments)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _advance_sharded(mesh: Mesh, *arguments: Any) -> Any:
+    return _sharded(advance_members, mesh, (False, True, True, True, False))(*arguments)
+
+
+def _sharded(function: Any, mesh: Mesh, split: tuple[bool, ...]) -> Any:
+    specs = tuple(PartitionSpec("member") if s else PartitionSpec() for s in split)
+    # Replication is not checked: scans start from constants that are the same on every device, which the check refuses.
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("member"), check_vma=False)
+
+
+class Slot:
+    """A place that runs one chunk at a time.
+
+    Args:
+      program: what to run; its data are copied to the slot's devices once.
+      devices: one device, or several to spread the chunk over by ``shard_map``.
+    """
+
+    def __init__(self, program: Program, devices: Sequence[jax.Device]) -> None:
+        self._mesh = None if len(devices) == 1 else Mesh(np.array(devices), ("member",), axis_types=(AxisType.Auto,))
+        self._whole = (
+            SingleDeviceSharding(devices[0]) if self._mesh is None else NamedSharding(self._mesh, PartitionSpec())
+        )
+        self._split = self._whole if self._mesh is None else NamedSharding(self._mesh, PartitionSpec("member"))
+        self.n_devices = len(devices)
+        self._program = jax.device_put(program, self._whole)
+        self._members: tuple[Array, dict[str, Any]] | None = None
+        self._rows: Any = None
+        self.states: State = None
+
+    def load(self, members: tuple[Array, dict[str, Any]], states: State | None = None) -> None:
+        """Take up a chunk: from its beginning, or from restored states."""
+        self._members = jax.device_put(members, self._split)
+        if states is not None:
+            self.states = jax.device_put(states, self._split)
+        elif self._mesh is None:
+            self.states = _init(self._program, *self._members)
+        else:
+            self.states = _init_sharded(self._mesh, self._program, *self._members)
+
+    def dispatch(self, cut: Pieces) -> None:
+        """Start one segment; returns at once."""
+        assert self._members is not None
+        arguments = (self._program, self.states, *self._members, jax.device_put(cut, self._whole))
+        if self._mesh is None:
+            self.states, self._rows = _advance(*arguments)
+        else:
+            self.states, self._rows = _advance_sharded(self._mesh, *arguments)
+
+    def collect(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Wait for the segment: its metrics ``[c, r]`` and which members are still running."""
+        return jax.device_get(self._rows)
+
+
+def lower_segment(program: Program, members: tuple[Array, dict[str, Any]], cut: Pieces) -> Any:
+    """The segment's computation for one chunk, traced and lowered but not compiled.
+
+    Args:
+      program: what to run.
+      members: keys and hyper-parameters of a chunk; only shapes matter.
+      cut: any cut of the program.
+
+    Returns:
+      A :class:`jax.stages.Lowered`.
+    """
+    states = jax.eval_shape(init_members, program, *members)
+    return _advance.lower(program, states, *members, cut)
+
+
+class ChunkPlan(NamedTuple):
+    """How wide a chunk fits.
+
+    Attributes:
+      chunk: members side by side.
+      predicted_bytes: memory its segment needs at that width: arguments, results and temporaries.
+      bytes_per_member: by how much one member more raises it.
+      fixed_bytes: what no member adds to, such as the data.
+    """
+
+    chunk: int
+    predicted_bytes: int
+    bytes_per_member: int
+    fixed_bytes: int
+
+
+def plan_chunk(
+    program: Program, members: Members, cut: Pieces, memory_budget: float, *, largest: int | None = None
+) -> ChunkPlan:
+    """The widest chunk whose compiled segment stays within a memory budget, without running anything.
+
+    The compiler's own account of arguments, results and temporaries is read at two widths; it is linear in the width.
+
+    Args:
+      program: what to run.
+      members: of which chunks are taken.
+      cut: any cut of the program.
+      memory_budget: bytes.
+      largest: no wider than this; None: no wider than there are members.
+
+    Returns:
+      The plan.
+
+    Raises:
+      GenjaxError: not even one member fits.
+    """
+    check_positive("memory_budget", memory_budget)
+    narrow, wide = (_memory(program, members, cut, width) for width in (4, 8))
+    per_member = max((wide - narrow) / 4, 1.0)
+    fixed = max(narrow - 4 * per_member, 0.0)
+    fits = int((memory_budget - fixed) // per_member)
+    if fits < 1:
+        raise GenjaxError(
+            f"`memory_budget` is {memory_budget:.3g} bytes, but one member needs {fixed + per_member:.3g}; raise it "
+            "or lower batch_size or eval_batch_size"
+        )
+    chunk = min(fits, members.n if largest is None else largest)
+    return ChunkPlan(chunk, int(fixed + chunk * per_member), int(per_member), int(fixed))
+
+
+def _memory(program: Program, members: Members, cut: Pieces, width: int) -> int:
+    compiled = lower_segment(program, members.take(np.arange(width) % members.n), cut).compile()
+    account = compiled.memory_analysis()
+    if account is None:
+        raise GenjaxError("this backend gives no account of memory; set `chunk` yourself")
+    return (
+        account.argument_size_in_bytes
+        + account.output_size_in_bytes
+        + account.temp_size_in_bytes
+        - account.alias_size_in_bytes
+    )
+
+
+def device_memory(device: jax.Device) -> int | None:
+    """Bytes this device may allocate; None where it does not say (CPUs).
+
+    Args:
+      device: which.
+
+    Returns:
+      Bytes, or None.
+    """
+    statistics = device.memory_stats()
+    return None if statistics is None else statistics.get("bytes_limit")

@@ -1,0 +1,243 @@
+"""The loop of an ensemble: chunks dealt to slots, advanced segment by segment, saved, and stopped when asked to."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from genjax.errors import check_choice, check_positive
+from genjax.run.checkpoint import Flight, Results, Store, raw_leaf
+from genjax.run.dispatch import Slot, init_members
+from genjax.run.grid import Members
+from genjax.run.preemption import Interrupted, Received, any_process, wait_for_all
+from genjax.run.program import Program, pieces
+from genjax.run.progress import Log, MetricStream, Progress, forget_lines
+
+DISPATCHES = ("per_device", "shard_map")
+METRIC, SNAPSHOT, FINAL = "metric/", "snapshot/", "final/"
+"""What a stored array is: recorded on the way, kept on the way, or returned at the end."""
+SECONDS_PER_SEGMENT = 10.0
+"""How long an adaptive segment aims to take: what a killed run loses, and how soon SIGTERM is obeyed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How an ensemble runs; only ``chunk`` and ``dispatch`` can change the last bits of a result.
+
+    Attributes:
+      chunk: members side by side on one device; part of the run's specification. None: 8 on CPUs; elsewhere the widest
+        that fits the memory and leaves no device idle.
+      memory_budget: bytes a chunk's segment may need on a device; None: 80 % of the device's memory where it says.
+      dispatch: ``"per_device"`` (one executable a device; results do not depend on the number of devices) or
+        ``"shard_map"`` (one executable across this process's devices).
+      segment: steps between looks at the host: progress, checkpoint, signals. None adapts it to about ten seconds.
+        Never changes a result.
+      keep: checkpoints kept.
+      progress: whether to show progress on the standard error.
+    """
+
+    chunk: int | None = None
+    memory_budget: float | None = None
+    dispatch: str = "per_device"
+    segment: int | None = None
+    keep: int = 2
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("dispatch", self.dispatch, DISPATCHES)
+        for name in ("chunk", "segment", "keep"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name), integer=True)
+
+
+class Group:
+    """The members of one program: dealt to slots chunk by chunk, advanced segment by segment."""
+
+    def __init__(
+        self,
+        program: Program,
+        members: Members,
+        chunk: int,
+        slots: list[Slot],
+        directory: Path | None,
+        execution: Execution,
+        log: Log | None,
+    ) -> None:
+        self.program, self.members, self.slots = program, members, slots
+        self.directory, self.execution, self.log = directory, execution, log
+        self.width = chunk * slots[0].n_devices
+        self.n_chunks = -(-members.n // self.width)
+        self.store = None if directory is None else Store(directory, jax.process_index(), execution.keep)
+        self.results: dict[int, Results] = {}
+        self.length = execution.segment or max(program.n_steps // 100, 1)
+
+    def run(self, received: Received, resume: bool) -> Results:
+        """Results of all members, ``[n, ...]`` by name."""
+        finished, flights = self._restore() if resume else (set(), {})
+        wait_for_all("genjax: restored")
+        mine = [i for i in range(self.n_chunks) if i not in finished][jax.process_index() :: jax.process_count()]
+        queue, active = deque(mine), dict[Slot, Flight]()
+        done = sum(self._size(i) for i in finished) * self._steps + sum(
+            f.step * self._size(i) for i, f in flights.items()
+        )
+        lead = jax.process_index() == 0
+        progress = Progress(
+            self.members.n * self._steps,
+            done,
+            unit="member-steps" if self.program.n_steps else "members",
+            enabled=self.execution.progress and lead,
+        )
+        stream = MetricStream(self._stream_path(jax.process_index()), self.log if lead else None)
+        try:
+            while True:
+                stop, busy = any_process(received.signum is not None, bool(queue or active))
+                if not busy:
+                    break
+                if stop:
+                    raise Interrupted(self._farewell(received.signum), received.signum or 0)
+                for slot in self.slots:
+                    if slot not in active and queue:
+                        active[slot] = self._take_up(slot, queue.popleft(), flights)
+                self._round(active, progress, stream)
+        finally:
+            if self.store is not None:
+                self.store.wait()
+            progress.close()
+            stream.close()
+        wait_for_all("genjax: chunks")
+        every = [self.results[i] if self.store is None else self.store.load_chunk(i) for i in range(self.n_chunks)]
+        return {name: np.concatenate([results[name] for results in every]) for name in every[0]}
+
+    @property
+    def _steps(self) -> int:
+        return max(self.program.n_steps, 1)
+
+    def _size(self, chunk: int) -> int:
+        return min(self.width, self.members.n - chunk * self.width)
+
+    def _stream_path(self, process: int) -> Path | None:
+        if self.directory is None or not self.program.n_steps:
+            return None
+        return self.directory / ("metrics.jsonl" if process == 0 else f"metrics.{process}.jsonl")
+
+    def _farewell(self, signum: int | None) -> str:
+        return (
+            f"stopped by {'another process' if signum is None else f'signal {signum}'}; what was done is kept in "
+            f"{self.directory}, resume to go on"
+        )
+
+    def _restore(self) -> tuple[set[int], dict[int, Flight]]:
+        assert self.store is not None
+        assert self.directory is not None
+        finished = self.store.finished()
+        flights = self.store.flights(jax.eval_shape(init_members, self.program, *self._take(0)))
+        wait_for_all("genjax: read")
+        if jax.process_index() == 0:
+            steps = {i: flight.step for i, flight in flights.items()}
+            for path in self.directory.glob("metrics*.jsonl"):
+                forget_lines(path, finished, steps)
+        return finished, flights
+
+    def _take(self, chunk: int) -> tuple[Array, dict[str, Any]]:
+        rows = np.arange(chunk * self.width, (chunk + 1) * self.width)
+        # The last chunk is filled up with copies of the last member, whose results are dropped.
+        return self.members.take(np.minimum(rows, self.members.n - 1))
+
+    def _take_up(self, slot: Slot, chunk: int, flights: Mapping[int, Flight]) -> Flight:
+        flight = flights.get(chunk)
+        if flight is None:
+            slot.load(self._take(chunk))
+            return Flight(chunk, -1, {}, [])
+        shapes = jax.eval_shape(init_members, self.program, *self._take(chunk))
+        slot.load(self._take(chunk), jax.tree.unflatten(jax.tree.structure(shapes), flight.states))
+        return flight
+
+    def _round(self, active: dict[Slot, Flight], progress: Progress, stream: MetricStream) -> None:
+        """One segment on every slot; chunks that end leave ``active``."""
+        began = time.monotonic()
+        cuts = {}
+        for slot, flight in active.items():
+            if self.program.n_steps:
+                start = max(flight.step, 0)
+                ahead = [s for s in self.program.snapshot_steps if s > flight.step]
+                stop = min([start + self.length, self.program.n_steps, *ahead])
+                cuts[slot] = pieces(self.program, start, stop, first=flight.step < 0), start, stop
+                slot.dispatch(cuts[slot][0])
+        for slot, (cut, start, stop) in cuts.items():
+            flight = active[slot]
+            rows, running = slot.collect()
+            flight.step = stop
+            kept = np.flatnonzero(cut.recorded)
+            rows = {f"{METRIC}{name}": values[:, kept] for name, values in rows.items()}
+            _append(flight.results, rows)
+            size = self._size(flight.chunk)
+            line = {name.removeprefix(METRIC): _mean(flight.results[name][:size]) for name in rows}
+            stream.write(
+                {"chunk": flight.chunk, "first_member": flight.chunk * self.width, "members": size, "step": stop}
+                | {"running": int(running[:size].sum())}
+                | line
+            )
+            times = self.program.snapshot_steps.count(stop)
+            # When all have stopped, and the last record shows them so, the rest of the way would only repeat it.
+            if not running.any() and stop in (*self.program.record_steps, self.program.n_steps):
+                flight.step = self.program.n_steps
+                missing = len(self.program.record_steps) - bisect.bisect(self.program.record_steps, stop)
+                _append(flight.results, {n: np.repeat(flight.results[n][:, -1:], missing, axis=1) for n in rows})
+                times += len(self.program.snapshot_steps) - bisect.bisect(self.program.snapshot_steps, stop)
+            if times:
+                snapshot = _named(SNAPSHOT, jax.vmap(self.program.snapshot)(slot.states))
+                _append(flight.results, {name: np.stack([leaf] * times, axis=1) for name, leaf in snapshot.items()})
+            progress.advance(size * (flight.step - start), ", ".join(f"{n} {v:.4g}" for n, v in line.items()))
+        elapsed = time.monotonic() - began
+        if self.execution.segment is None and cuts:
+            longest = max(stop - start for _, start, stop in cuts.values())
+            self.length = int(np.clip(longest * SECONDS_PER_SEGMENT / elapsed, 1, 10 * self.length))
+        for slot, flight in list(active.items()):
+            if max(flight.step, 0) == self.program.n_steps:
+                self._land(slot, flight)
+                del active[slot]
+                if not self.program.n_steps:
+                    progress.advance(self._size(flight.chunk))
+        if self.store is not None and active:
+            for slot, flight in active.items():
+                flight.states = jax.tree.leaves(slot.states)
+            self.store.save_flights(list(active.values()))
+
+    def _land(self, slot: Slot, flight: Flight) -> None:
+        size = self._size(flight.chunk)
+        final = _named(FINAL, jax.vmap(self.program.finish)(slot.states))
+        results = {name: values[:size] for name, values in (flight.results | final).items()}
+        if self.store is None:
+            self.results[flight.chunk] = results
+        else:
+            self.store.save_chunk(flight.chunk, results)
+
+
+def _append(results: Results, rows: Mapping[str, np.ndarray]) -> None:
+    for name, values in rows.items():
+        results[name] = values if name not in results else np.concatenate([results[name], values], axis=1)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of the last record over the members where it is finite."""
+    last = values[:, -1][np.isfinite(values[:, -1])] if values.ndim == 2 and values.shape[1] else np.array([])
+    return float(last.mean()) if last.size else float("nan")
+
+
+def _named(kind: str, tree: Any) -> Results:
+    """Leaves by dotted path; of the types netCDF has no name for, as float32."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        raw = raw_leaf(leaf)
+        name = kind + jax.tree_util.keystr(path, simple=True, separator=".")
+        found[name] = raw if raw.dtype.kind in "fiub" else raw.astype(np.float32)
+    return found
