@@ -1,7 +1,8 @@
 """genjax: why and when learned models generalize, in JAX.
 
-Subpackages load on first use: :mod:`genjax.tasks` (data), :mod:`genjax.ntk` (kernels), :mod:`genjax.volume` (required
-inductive bias), :mod:`genjax.run` (run directories), :mod:`genjax.plot`.
+Subpackages load on first use: :mod:`genjax.tasks` (data), :mod:`genjax.models` (networks, and adapters for those of
+other libraries), :mod:`genjax.ntk` (kernels), :mod:`genjax.volume` (required inductive bias), :mod:`genjax.run`
+(training, ensembles, run directories), :mod:`genjax.plot`.
 """
 
 import importlib
@@ -11,7 +12,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("errors", "estimate", "ntk", "plot", "random", "run", "tasks", "typing", "volume")
+_SUBMODULES = ("errors", "estimate", "models", "ntk", "plot", "random", "run", "tasks", "typing", "volume")
 __all__ = ["__version__", *_SUBMODULES]
 
 

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXPORTING = (
     "genjax.tasks",
+    "genjax.models",
     "genjax.ntk",
     "genjax.volume",
     "genjax.volume.published",

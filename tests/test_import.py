@@ -26,7 +26,7 @@ def test_imports_are_light_and_leave_jax_as_it_was():
 import json, sys
 import genjax
 alone = sorted({name.split(".")[0] for name in sys.modules})
-import genjax.volume, genjax.ntk, genjax.tasks, jax
+import genjax.volume, genjax.ntk, genjax.tasks, genjax.models, jax
 loaded = sorted({name.split(".")[0] for name in sys.modules})
 print(json.dumps({"alone": alone, "loaded": loaded, "x64": bool(jax.config.jax_enable_x64)}))
 """

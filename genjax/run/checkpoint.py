@@ -1,7 +1,8 @@
-"""What a resumable run keeps on disk: finished chunks, checkpoints of those in flight, and what they belong to.
+"""What a resumable run keeps on disk: finished chunks, states of those in flight, and what they belong to.
 
-A chunk is determined to the last bit by the run's specification, whoever computes it, so chunks are stored one by one:
-any number of processes and devices can take up the rest. All files appear under their name only once complete.
+A chunk is determined to the last bit by the run's specification, whoever computes it: any number of processes and
+devices can take up the rest. Results grow by small files, one a chunk and segment; the states of all chunks in flight
+are one orbax checkpoint, written by all processes together. Every file appears under its name only once complete.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from genjax.errors import GenjaxError
 
@@ -30,9 +34,9 @@ class Flight:
 
     Attributes:
       chunk: its index.
-      step: steps done.
+      step: steps done; -1 before the first dispatch.
       results: ``[c, ...]`` by name so far: recorded metrics ``[c, r]`` and snapshots ``[c, s, ...]``.
-      states: leaves of the members' states.
+      states: leaves of the members' states a restored flight goes on from.
     """
 
     chunk: int
@@ -46,18 +50,15 @@ class Store:
 
     Args:
       directory: where; parents are created.
-      process: index of this process, which writes only files of its own.
-      keep: checkpoints of each process kept, the newest.
+      keep: checkpoints kept, the newest.
     """
 
-    def __init__(self, directory: Path, process: int = 0, keep: int = 2) -> None:
+    def __init__(self, directory: Path, keep: int = 2) -> None:
         self._chunks = directory / "chunks"
         self._checkpoints = directory / "checkpoints"
-        self._own = self._checkpoints / f"process-{process}"
         self._keep = keep
-        self._process = process
         self._checkpointer: Any = None
-        for folder in (self._chunks, self._own):
+        for folder in (self._chunks, self._checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
 
     def finished(self) -> set[int]:
@@ -65,117 +66,190 @@ class Store:
         return {int(path.stem) for path in self._chunks.glob("*.npz")}
 
     def save_chunk(self, chunk: int, results: Results) -> None:
-        """Keep a finished chunk."""
-        path = self._chunks / f"{chunk:06d}.npz"
-        # Slashes are how a zip archive spells folders; names come back as they were.
-        with path.with_suffix(".partial").open("wb") as file:
-            np.savez(file, **results)  # type: ignore[arg-type]
-        path.with_suffix(".partial").replace(path)
+        """Keep a finished chunk, and forget what led there."""
+        _write(self._chunks / f"{chunk:06d}.npz", results)
+        shutil.rmtree(self._rows(chunk), ignore_errors=True)
 
     def load_chunk(self, chunk: int) -> Results:
         """Read a finished chunk, checksums included."""
-        path = self._chunks / f"{chunk:06d}.npz"
-        try:
-            with np.load(path) as file:
-                return dict(file)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise GenjaxError(f"{path} is damaged ({error}); delete it to have these members computed again") from error
+        return _read(self._chunks / f"{chunk:06d}.npz")
 
-    def save_flights(self, flights: Sequence[Flight]) -> None:
-        """Checkpoint the chunks in flight, in the background; the arrays must not be changed afterwards."""
+    def save_rows(self, chunk: int, step: int, results: Results) -> None:
+        """Keep what one segment added to a chunk's results."""
+        self._rows(chunk).mkdir(exist_ok=True)
+        _write(self._rows(chunk) / f"{step:010d}.npz", results)
+
+    def load_rows(self, chunk: int, step: int) -> Results:
+        """What a chunk's segments up to a step have added; later ones, whose states are lost, are forgotten."""
+        results: Results = {}
+        for path in sorted(self._rows(chunk).glob("*.npz")):
+            if int(path.stem) <= step:
+                append(results, _read(path))
+            else:
+                path.unlink()
+        return results
+
+    def save_states(self, tree: Mapping[str, Array]) -> None:
+        """Checkpoint global arrays in the background; all processes call this together."""
         import orbax.checkpoint as ocp
 
         if self._checkpointer is None:
-            # Each process saves what it alone computed, so none waits for another.
-            mine = {self._process} if jax.process_count() > 1 else None
-            self._checkpointer = ocp.StandardCheckpointer(
-                multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    primary_host=self._process if mine else 0,
-                    active_processes=mine,
-                    barrier_sync_key_prefix=f"process-{self._process}" if mine else None,
-                )
-            )
+            self._checkpointer = ocp.StandardCheckpointer()
         self._checkpointer.wait_until_finished()
-        numbers = _complete(self._own)
-        for number in numbers[: -self._keep]:
-            shutil.rmtree(self._own / f"{number:08d}")
-        tree: dict[str, np.ndarray] = {}
-        for flight in flights:
-            tree[f"{flight.chunk}/step"] = np.array(flight.step)
-            leaves = {f"state/{i}": leaf for i, leaf in enumerate(flight.states)}
-            leaves |= {f"results/{name}": values for name, values in flight.results.items()}
-            # Empty arrays hold nothing to store, and tensorstore refuses them.
-            tree |= {f"{flight.chunk}/{name}": raw for name, leaf in leaves.items() if (raw := raw_leaf(leaf)).size}
-        self._checkpointer.save((self._own / f"{numbers[-1] + 1 if numbers else 0:08d}").absolute(), tree)
+        numbers = self._complete()
+        # Waiting above ended in a barrier, so every process counts the same; old ones go only when a newer is complete.
+        path = self._checkpoints / f"{numbers[-1] + 1 if numbers else 0:08d}"
+        self._checkpointer.save(path.absolute(), dict(tree))
+        if jax.process_index() == 0:
+            for number in numbers[: -self._keep]:
+                shutil.rmtree(self._checkpoints / f"{number:08d}")
+
+    def load_states(self) -> dict[str, np.ndarray] | None:
+        """The newest complete checkpoint as NumPy arrays, or None if there is none; all processes call together."""
+        import orbax.checkpoint as ocp
+
+        numbers = self._complete()
+        if not numbers:
+            return None
+        path = self._checkpoints / f"{numbers[-1]:08d}"
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                names = checkpointer.metadata(path.absolute()).item_metadata.tree
+                wanted = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+                return checkpointer.restore(path.absolute(), restore_args=wanted)
+        except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+            raise GenjaxError(
+                f"the checkpoint {path} cannot be read: {type(error).__name__}: {str(error)[:300]}; delete that folder "
+                "to go on from the one before"
+            ) from error
 
     def wait(self) -> None:
         """Return once the last checkpoint is complete."""
         if self._checkpointer is not None:
             self._checkpointer.wait_until_finished()
 
-    def flights(self, states: Any) -> dict[int, Flight]:
-        """The most advanced checkpoint of every unfinished chunk, whichever process wrote it.
-
-        Args:
-          states: shapes and dtypes of the members' states, as :func:`jax.eval_shape` gives them.
-        """
-        import orbax.checkpoint as ocp
-
-        shapes = jax.tree.leaves(states)
-        done = self.finished()
-        found: dict[int, Flight] = {}
-        for folder in sorted(self._checkpoints.glob("process-*")):
-            numbers = _complete(folder)
-            if not numbers:
-                continue
-            path = folder / f"{numbers[-1]:08d}"
-            try:
-                with ocp.PyTreeCheckpointer() as checkpointer:
-                    tree = checkpointer.restore(path.absolute())
-                for chunk in sorted({int(name.split("/")[0]) for name in tree} - done):
-                    flight = _flight(chunk, tree, shapes)
-                    if chunk not in found or found[chunk].step < flight.step:
-                        found[chunk] = flight
-            except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
-                raise GenjaxError(
-                    f"the checkpoint {path} cannot be read: {type(error).__name__}: {str(error)[:300]}; delete that "
-                    "folder to go on from the one before"
-                ) from error
-        return found
-
-    def clear_checkpoints(self) -> None:
-        """Remove this process's checkpoints, once all is done."""
-        self.wait()
-        shutil.rmtree(self._own, ignore_errors=True)
-
     def clear(self) -> None:
         """Remove chunks and checkpoints, once the results are written."""
         for folder in (self._chunks, self._checkpoints):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _rows(self, chunk: int) -> Path:
+        return self._chunks / f"{chunk:06d}.rows"
 
-def _complete(folder: Path) -> list[int]:
-    """Numbers of the complete checkpoints; unfinished ones bear another name until the last byte is written."""
-    return sorted(int(path.name) for path in folder.glob("*") if re.fullmatch(r"\d{8}", path.name))
-
-
-def _flight(chunk: int, tree: dict[str, Any], shapes: list[jax.ShapeDtypeStruct]) -> Flight:
-    mine = {name.split("/", 1)[1]: leaf for name, leaf in tree.items() if name.split("/")[0] == str(chunk)}
-    states = []
-    for i, shape in enumerate(shapes):
-        raw = jax.eval_shape(_key_data, shape)
-        leaf = np.asarray(mine[f"state/{i}"]) if raw.size else np.zeros(raw.shape, raw.dtype)
-        if leaf.shape != raw.shape or leaf.dtype != raw.dtype:
-            raise ValueError(f"state {i} is {leaf.dtype}{leaf.shape}, this run's is {raw.dtype}{raw.shape}")
-        if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
-            states.append(jax.random.wrap_key_data(jnp.asarray(leaf), impl=_key_impl(shape)))
-        else:
-            states.append(leaf)
-    results = {n.removeprefix("results/"): np.asarray(leaf) for n, leaf in mine.items() if n.startswith("results/")}
-    return Flight(chunk, int(mine["step"]), results, states)
+    def _complete(self) -> list[int]:
+        """Numbers of the complete checkpoints; unfinished ones bear another name until the last byte is written."""
+        return sorted(int(path.name) for path in self._checkpoints.glob("*") if re.fullmatch(r"\d{8}", path.name))
 
 
-def _key_data(leaf: Any) -> Any:
+def append(results: Results, rows: Mapping[str, np.ndarray]) -> None:
+    """Add rows to results along their second axis, in place.
+
+    Args:
+      results: ``[c, r, ...]`` by name; may be empty.
+      rows: ``[c, s, ...]`` by name.
+
+    Returns:
+      None.
+    """
+    for name, values in rows.items():
+        results[name] = values if name not in results else np.concatenate([results[name], values], axis=1)
+
+
+def _write(path: Path, results: Results) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, **results)  # type: ignore[arg-type]
+    partial.replace(path)
+
+
+def _read(path: Path) -> Results:
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise GenjaxError(
+            f"{path} is damaged ({error}); delete it, and if it lies in a folder named after its chunk, that folder "
+            "and the checkpoints, to have those members computed again"
+        ) from error
+
+
+def gather_flights(
+    slots: Sequence[tuple[Flight | None, list[list[Array]]]], devices: Sequence[jax.Device]
+) -> dict[str, Array]:
+    """Chunks in flight on all devices of all processes as global arrays, without moving any data.
+
+    Args:
+      slots: for each slot of this process what it holds, if anything, and the leaves of its states, each as its arrays
+        on the slot's devices.
+      devices: of all processes, in the order of the slots.
+
+    Returns:
+      ``state/i``: leaf i, ``[devices * c, ...]``; ``where``: ``int32[devices, 2]``, chunk (-1 for none) and step.
+    """
+    mesh = Mesh(np.array(devices), ("member",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("member"))
+
+    def whole(shards: list[Array]) -> Array:
+        shape = (len(devices) * shards[0].shape[0], *shards[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+    tree = {}
+    for i in range(len(slots[0][1])):
+        shards = [key_data(shard) for _, leaves in slots for shard in leaves[i]]
+        # Empty arrays hold nothing to store, and tensorstore refuses them.
+        if shards[0].size:
+            tree[f"state/{i}"] = whole(shards)
+    table = []
+    for flight, leaves in slots:
+        row = np.array([[-1, -1] if flight is None else [flight.chunk, flight.step]], np.int32)
+        table += [jax.device_put(row, *shard.devices()) for shard in leaves[0]]
+    return tree | {"where": whole(table)}
+
+
+def scatter_flights(tree: Mapping[str, np.ndarray], shapes: Sequence[jax.ShapeDtypeStruct]) -> list[Flight]:
+    """The flights of a checkpoint, to be taken up on any devices.
+
+    Args:
+      tree: of :func:`gather_flights`, as NumPy arrays.
+      shapes: of one chunk's states, leaf by leaf.
+
+    Returns:
+      The flights, with states and without results.
+
+    Raises:
+      GenjaxError: the states are not this run's.
+    """
+    where = tree["where"]
+    found = []
+    for chunk in sorted({int(chunk) for chunk in where[:, 0] if chunk >= 0}):
+        mine = where[:, 0] == chunk
+        states = []
+        for i, shape in enumerate(shapes):
+            raw = jax.eval_shape(key_data, shape)
+            leaf = np.zeros(raw.shape, raw.dtype)
+            if raw.size and f"state/{i}" in tree:
+                whole = np.asarray(tree[f"state/{i}"])
+                leaf = whole.reshape(len(where), -1, *whole.shape[1:])[mine].reshape(-1, *whole.shape[1:])
+            if leaf.shape != raw.shape or leaf.dtype != raw.dtype:
+                raise GenjaxError(
+                    f"the checkpoint holds another run: its state {i} is {leaf.dtype}{leaf.shape}, this run's is "
+                    f"{raw.dtype}{raw.shape}"
+                )
+            is_key = jnp.issubdtype(shape.dtype, jax.dtypes.prng_key)
+            states.append(jax.random.wrap_key_data(jnp.asarray(leaf), impl=_key_impl(shape)) if is_key else leaf)
+        found.append(Flight(chunk, int(where[mine, 1][0]), {}, states))
+    return found
+
+
+def key_data(leaf: Any) -> Any:
+    """A leaf, or the numbers behind it if it holds typed keys.
+
+    Args:
+      leaf: array.
+
+    Returns:
+      Array of an ordinary dtype.
+    """
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
@@ -195,7 +269,7 @@ def raw_leaf(leaf: Any) -> np.ndarray:
     Returns:
       A copy: the device's buffer may be reused by the next segment.
     """
-    return np.array(_key_data(leaf))
+    return np.array(key_data(leaf))
 
 
 def check_same_run(directory: Path, specification: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ class Slot:
             SingleDeviceSharding(devices[0]) if self._mesh is None else NamedSharding(self._mesh, PartitionSpec())
         )
         self._split = self._whole if self._mesh is None else NamedSharding(self._mesh, PartitionSpec("member"))
-        self.n_devices = len(devices)
+        self.devices = list(devices)
         self._program = jax.device_put(program, self._whole)
         self._members: tuple[Array, dict[str, Any]] | None = None
         self._rows: Any = None
@@ -120,6 +120,16 @@ class Slot:
             self.states, self._rows = _advance(*arguments)
         else:
             self.states, self._rows = _advance_sharded(self._mesh, *arguments)
+
+    def shards(self) -> list[list[Array]]:
+        """Leaves of the states, each as its arrays on the slot's devices."""
+        return [
+            [
+                shard.data
+                for shard in sorted(leaf.addressable_shards, key=lambda shard: self.devices.index(shard.device))
+            ]
+            for leaf in jax.tree.leaves(self.states)
+        ]
 
     def collect(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Wait for the segment: its metrics ``[c, r]`` and which members are still running."""

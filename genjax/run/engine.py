@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from genjax.errors import check_choice, check_positive
-from genjax.run.checkpoint import Flight, Results, Store, raw_leaf
+from genjax.run.checkpoint import Flight, Results, Store, append, gather_flights, raw_leaf, scatter_flights
 from genjax.run.dispatch import Slot, init_members
 from genjax.run.grid import Members
 from genjax.run.preemption import Interrupted, Received, any_process, wait_for_all
@@ -74,10 +74,12 @@ class Group:
     ) -> None:
         self.program, self.members, self.slots = program, members, slots
         self.directory, self.execution, self.log = directory, execution, log
-        self.width = chunk * slots[0].n_devices
+        self.width = chunk * len(slots[0].devices)
         self.n_chunks = -(-members.n // self.width)
-        self.store = None if directory is None else Store(directory, jax.process_index(), execution.keep)
+        self.store = None if directory is None else Store(directory, execution.keep)
         self.results: dict[int, Results] = {}
+        own = [device for slot in slots for device in slot.devices]
+        self.devices = own if jax.process_count() == 1 else jax.devices()
         self.length = execution.segment or max(program.n_steps // 100, 1)
 
     def run(self, received: Received, resume: bool) -> Results:
@@ -99,7 +101,11 @@ class Group:
         stream = MetricStream(self._stream_path(jax.process_index()), self.log if lead else None)
         try:
             while True:
-                stop, busy = any_process(received.signum is not None, bool(queue or active))
+                begun = any(flight.step > 0 for flight in active.values())
+                stop, busy, begun = any_process(received.signum is not None, bool(queue or active), begun)
+                if self.store is not None and begun:
+                    held = [(active.get(slot), slot.shards()) for slot in self.slots]
+                    self.store.save_states(gather_flights(held, self.devices))
                 if not busy:
                     break
                 if stop:
@@ -107,6 +113,8 @@ class Group:
                 for slot in self.slots:
                     if slot not in active and queue:
                         active[slot] = self._take_up(slot, queue.popleft(), flights)
+                    elif slot.states is None:
+                        slot.load(self._take(0))  # idle, but a checkpoint spans all devices
                 self._round(active, progress, stream)
         finally:
             if self.store is not None:
@@ -139,7 +147,10 @@ class Group:
         assert self.store is not None
         assert self.directory is not None
         finished = self.store.finished()
-        flights = self.store.flights(jax.eval_shape(init_members, self.program, *self._take(0)))
+        shapes = jax.tree.leaves(jax.eval_shape(init_members, self.program, *self._take(0)))
+        tree = self.store.load_states()
+        found = [] if tree is None else scatter_flights(tree, shapes)
+        flights = {flight.chunk: flight for flight in found if flight.chunk not in finished and flight.step > 0}
         wait_for_all("genjax: read")
         if jax.process_index() == 0:
             steps = {i: flight.step for i, flight in flights.items()}
@@ -156,7 +167,11 @@ class Group:
         flight = flights.get(chunk)
         if flight is None:
             slot.load(self._take(chunk))
+            if self.store is not None:
+                self.store.load_rows(chunk, -1)  # forgets what a run killed before its first checkpoint left
             return Flight(chunk, -1, {}, [])
+        assert self.store is not None
+        flight.results = self.store.load_rows(chunk, flight.step)
         shapes = jax.eval_shape(init_members, self.program, *self._take(chunk))
         slot.load(self._take(chunk), jax.tree.unflatten(jax.tree.structure(shapes), flight.states))
         return flight
@@ -178,7 +193,7 @@ class Group:
             flight.step = stop
             kept = np.flatnonzero(cut.recorded)
             rows = {f"{METRIC}{name}": values[:, kept] for name, values in rows.items()}
-            _append(flight.results, rows)
+            append(flight.results, rows)
             size = self._size(flight.chunk)
             line = {name.removeprefix(METRIC): _mean(flight.results[name][:size]) for name in rows}
             stream.write(
@@ -191,11 +206,15 @@ class Group:
             if not running.any() and stop in (*self.program.record_steps, self.program.n_steps):
                 flight.step = self.program.n_steps
                 missing = len(self.program.record_steps) - bisect.bisect(self.program.record_steps, stop)
-                _append(flight.results, {n: np.repeat(flight.results[n][:, -1:], missing, axis=1) for n in rows})
+                append(flight.results, {n: np.repeat(flight.results[n][:, -1:], missing, axis=1) for n in rows})
                 times += len(self.program.snapshot_steps) - bisect.bisect(self.program.snapshot_steps, stop)
             if times:
                 snapshot = _named(SNAPSHOT, jax.vmap(self.program.snapshot)(slot.states))
-                _append(flight.results, {name: np.stack([leaf] * times, axis=1) for name, leaf in snapshot.items()})
+                repeated = {name: np.stack([leaf] * times, axis=1) for name, leaf in snapshot.items()}
+                append(flight.results, repeated)
+                rows |= repeated
+            if self.store is not None and flight.step < self.program.n_steps:
+                self.store.save_rows(flight.chunk, flight.step, rows)
             progress.advance(size * (flight.step - start), ", ".join(f"{n} {v:.4g}" for n, v in line.items()))
         elapsed = time.monotonic() - began
         if self.execution.segment is None and cuts:
@@ -207,10 +226,6 @@ class Group:
                 del active[slot]
                 if not self.program.n_steps:
                     progress.advance(self._size(flight.chunk))
-        if self.store is not None and active:
-            for slot, flight in active.items():
-                flight.states = jax.tree.leaves(slot.states)
-            self.store.save_flights(list(active.values()))
 
     def _land(self, slot: Slot, flight: Flight) -> None:
         size = self._size(flight.chunk)
@@ -220,11 +235,6 @@ class Group:
             self.results[flight.chunk] = results
         else:
             self.store.save_chunk(flight.chunk, results)
-
-
-def _append(results: Results, rows: Mapping[str, np.ndarray]) -> None:
-    for name, values in rows.items():
-        results[name] = values if name not in results else np.concatenate([results[name], values], axis=1)
 
 
 def _mean(values: np.ndarray) -> float:

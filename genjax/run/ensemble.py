@@ -85,6 +85,8 @@ def ensemble(
     directory = None if directory is None else Path(directory)
     if not devices:
         raise ValueError("`devices` must name at least one device, but it is empty")
+    if jax.process_count() > 1 and set(devices) != set(jax.local_devices()):
+        raise ValueError("`devices` must be left out, or name all of this process's, where several share the work")
     if directory is None and (resume or jax.process_count() > 1):
         raise ValueError("`directory` must be given to resume, and where several processes share the work")
     members = make_members(keys, hparams)
