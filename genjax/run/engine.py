@@ -209,7 +209,7 @@ class Group:
                 append(flight.results, {n: np.repeat(flight.results[n][:, -1:], missing, axis=1) for n in rows})
                 times += len(self.program.snapshot_steps) - bisect.bisect(self.program.snapshot_steps, stop)
             if times:
-                snapshot = _named(SNAPSHOT, jax.vmap(self.program.snapshot)(slot.states))
+                snapshot = _plain(named(SNAPSHOT, jax.vmap(self.program.snapshot)(slot.states)))
                 repeated = {name: np.stack([leaf] * times, axis=1) for name, leaf in snapshot.items()}
                 append(flight.results, repeated)
                 rows |= repeated
@@ -229,7 +229,7 @@ class Group:
 
     def _land(self, slot: Slot, flight: Flight) -> None:
         size = self._size(flight.chunk)
-        final = _named(FINAL, jax.vmap(self.program.finish)(slot.states))
+        final = _plain(named(FINAL, jax.vmap(self.program.finish)(slot.states)))
         results = {name: values[:size] for name, values in (flight.results | final).items()}
         if self.store is None:
             self.results[flight.chunk] = results
@@ -243,11 +243,21 @@ def _mean(values: np.ndarray) -> float:
     return float(last.mean()) if last.size else float("nan")
 
 
-def _named(kind: str, tree: Any) -> Results:
-    """Leaves by dotted path; of the types netCDF has no name for, as float32."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        raw = raw_leaf(leaf)
-        name = kind + jax.tree_util.keystr(path, simple=True, separator=".")
-        found[name] = raw if raw.dtype.kind in "fiub" else raw.astype(np.float32)
-    return found
+def named(kind: str, tree: Any) -> dict[str, Any]:
+    """Leaves by dotted path, marked with what they are.
+
+    Args:
+      kind: ``METRIC``, ``SNAPSHOT`` or ``FINAL``.
+      tree: pytree of arrays.
+
+    Returns:
+      The leaves; a lone leaf is named by its kind alone.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {kind + jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _plain(leaves: Mapping[str, Any]) -> Results:
+    """As NumPy arrays; of the types netCDF has no name for, as float32."""
+    raw = {name: raw_leaf(leaf) for name, leaf in leaves.items()}
+    return {name: leaf if leaf.dtype.kind in "fiub" else leaf.astype(np.float32) for name, leaf in raw.items()}

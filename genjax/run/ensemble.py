@@ -16,7 +16,7 @@ from jax import Array
 
 from genjax.run.checkpoint import Results, Store, check_same_run, raw_leaf
 from genjax.run.dispatch import CPU_CHUNK, Slot, device_memory, init_members, lower_segment, plan_chunk
-from genjax.run.engine import FINAL, METRIC, SNAPSHOT, Execution, Group
+from genjax.run.engine import FINAL, METRIC, SNAPSHOT, Execution, Group, named
 from genjax.run.grid import Members, make_members
 from genjax.run.preemption import catch_signals, wait_for_all
 from genjax.run.program import Function, Program, pieces
@@ -93,7 +93,7 @@ def ensemble(
     combinations = _combinations(static, members)
     build: Callable[..., Any] = fn if static else lambda: fn  # type: ignore[assignment]
     programs = [_as_program(build(**values), dims) for values in combinations]
-    _check_stackable(programs, members)
+    _check_results(programs, members)
     if resume and directory is not None and execution.chunk is None:
         execution = dataclasses.replace(execution, chunk=_stored_chunk(directory))
     chunk = execution.chunk or min(_widest(program, members, execution, devices) for program in programs)
@@ -240,29 +240,33 @@ def _labelled(log: Log, group: int) -> Log:
     return lambda line, values: log(line, {"group": group, **values})
 
 
-def _shapes(program: Program, members: Members) -> dict[str, Any]:
-    """Shapes of one member's results."""
-
-    def results(key: Array, hparams: Any) -> Any:
-        context = program.prepare(key, hparams)
-        state = program.init(context)
-        _, metrics = program.observe(context, state, jax.numpy.zeros((), int))
-        return metrics, program.snapshot(state), program.finish(state)
-
-    key, hparams = members.take(np.array(0))
-    shapes = jax.eval_shape(results, key, hparams)
-    return {jax.tree_util.keystr(path): s.shape for path, s in jax.tree_util.tree_flatten_with_path(shapes)[0]}
-
-
-def _check_stackable(programs: Sequence[Program], members: Members) -> None:
-    """Raise before the work, not after it, if results of different static values cannot share an array."""
+def _check_results(programs: Sequence[Program], members: Members) -> None:
+    """Raise before the work, not after it, if results cannot be labelled or stacked."""
+    if len(programs) == 1 and not programs[0].dims:
+        return
     first, *others = (_shapes(program, members) for program in programs)
+    for name, axes in programs[0].dims.items():
+        if len(axes) != len(first.get(f"{FINAL}{name}", axes)):
+            n = len(first[f"{FINAL}{name}"])
+            raise ValueError(f"`dims[{name!r}]` must name {n} axes, but it is {axes}")
     for other in others:
         if differing := [name for name in {**first, **other} if first.get(name) != other.get(name)]:
             raise ValueError(
                 f"`static` values must leave the shapes of results alone, but those of {', '.join(sorted(differing))} "
                 "differ (for parameters: leave out `snapshots`, or run one ensemble for each value)"
             )
+
+
+def _shapes(program: Program, members: Members) -> dict[str, tuple[int, ...]]:
+    """Shapes of one member's results by kind and name."""
+
+    def results(key: Array, hparams: Any) -> Any:
+        context = program.prepare(key, hparams)
+        state = program.init(context)
+        _, metrics = program.observe(context, state, jax.numpy.zeros((), int))
+        return named(METRIC, metrics) | named(SNAPSHOT, program.snapshot(state)) | named(FINAL, program.finish(state))
+
+    return {name: leaf.shape for name, leaf in jax.eval_shape(results, *members.take(np.array(0))).items()}
 
 
 def _dataset(
@@ -280,8 +284,6 @@ def _dataset(
         leading = {METRIC: ("step",), SNAPSHOT: ("snapshot",), FINAL: ()}[f"{kind}/"]
         axes = program.dims.get(name, ())
         unnamed = values.ndim - len(grid) - len(leading) - len(axes)
-        if unnamed < 0 or (axes and unnamed):
-            raise ValueError(f"`dims[{name!r}]` must name {unnamed + len(axes)} axes, but it is {axes}")
         variables[name] = ((*grid, *leading, *axes, *(f"{name}_{i}" for i in range(unnamed))), values)
     coords: dict[str, Any] = {name: (axis, labels) for name, (axis, labels) in members.coords.items()}
     for name, choices in static.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,7 +85,9 @@ def make_members(keys: int | Array, hparams: Mapping[str, Any] | Sequence[Mappin
         _check_names(hparams)
         axes = {name: _axis(name, values) for name, values in hparams.items()}
         lengths = {name: len(labels) for name, (_, labels) in axes.items()}
-        rows = np.array(list(itertools.product(*map(range, lengths.values()))), int).reshape(-1, len(lengths))
+        rows = np.array(list(itertools.product(*map(range, lengths.values()))), int).reshape(
+            math.prod(lengths.values()), len(lengths)
+        )
         settings = {
             name: jax.tree.map(lambda leaf, i=i: leaf[rows[:, i]], axes[name][0]) for i, name in enumerate(axes)
         }

@@ -143,7 +143,8 @@ class TrainConfig:
 
 
 def _log_steps(steps: int, count: int) -> np.ndarray:
-    return np.concatenate([[0], np.geomspace(1, steps, count)])
+    # Backwards, so that a single one is the last step.
+    return np.concatenate([[0], np.geomspace(steps, 1, count)])
 
 
 def _check_steps(name: str, values: tuple[int, ...], steps: int) -> None:
