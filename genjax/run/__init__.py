@@ -1,6 +1,6 @@
 """Running experiments: training as a pure function, ensembles over seeds and settings, and what they produce."""
 
-from genjax.run.datasets import inductive_bias_dataset
+from genjax.run.datasets import inductive_bias_dataset, snapshot_params
 from genjax.run.dispatch import ChunkPlan, plan_chunk
 from genjax.run.engine import Execution
 from genjax.run.ensemble import ensemble
@@ -43,6 +43,7 @@ __all__ = [
     "require_no_run",
     "save_figure",
     "save_results",
+    "snapshot_params",
     "squared_error",
     "to_json",
     "write_json",

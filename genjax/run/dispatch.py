@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDev
 
 from genjax.errors import GenjaxError, check_positive
 from genjax.run.grid import Members
-from genjax.run.program import Hyperparameters, Pieces, Program, State, run_pieces
+from genjax.run.program import Hyperparameters, Pieces, Program, State, pieces, run_pieces
 
 CPU_CHUNK = 8
 """Default chunk width on a CPU: wider chunks of small networks fall out of its second-level cache."""
@@ -136,19 +136,22 @@ class Slot:
         return jax.device_get(self._rows)
 
 
-def lower_segment(program: Program, members: tuple[Array, dict[str, Any]], cut: Pieces) -> Any:
-    """The segment's computation for one chunk, traced and lowered but not compiled.
+def lower_members(program: Program, members: tuple[Array, dict[str, Any]]) -> list[jax.stages.Lowered]:
+    """The computations of one chunk, traced and lowered but neither compiled nor run.
 
     Args:
       program: what to run.
       members: keys and hyper-parameters of a chunk; only shapes matter.
-      cut: any cut of the program.
 
     Returns:
-      A :class:`jax.stages.Lowered`.
+      Initialization, and for a program of steps its segment.
     """
-    states = jax.eval_shape(init_members, program, *members)
-    return _advance.lower(program, states, *members, cut)
+    lowered = [_init.lower(program, *members)]
+    if program.n_steps:
+        states = jax.eval_shape(init_members, program, *members)
+        cut = pieces(program, 0, program.n_steps, first=True)
+        lowered.append(_advance.lower(program, states, *members, cut))
+    return lowered
 
 
 class ChunkPlan(NamedTuple):
@@ -167,17 +170,14 @@ class ChunkPlan(NamedTuple):
     fixed_bytes: int
 
 
-def plan_chunk(
-    program: Program, members: Members, cut: Pieces, memory_budget: float, *, largest: int | None = None
-) -> ChunkPlan:
+def plan_chunk(program: Program, members: Members, memory_budget: float, *, largest: int | None = None) -> ChunkPlan:
     """The widest chunk whose compiled segment stays within a memory budget, without running anything.
 
     The compiler's own account of arguments, results and temporaries is read at two widths; it is linear in the width.
 
     Args:
-      program: what to run.
+      program: what to run, as :func:`make_train` returns it.
       members: of which chunks are taken.
-      cut: any cut of the program.
       memory_budget: bytes.
       largest: no wider than this; None: no wider than there are members.
 
@@ -185,10 +185,11 @@ def plan_chunk(
       The plan.
 
     Raises:
-      GenjaxError: not even one member fits.
+      ValueError: a budget that is not positive.
+      GenjaxError: not even one member fits, or the backend gives no account.
     """
     check_positive("memory_budget", memory_budget)
-    narrow, wide = (_memory(program, members, cut, width) for width in (4, 8))
+    narrow, wide = (_memory(program, members, width) for width in (4, 8))
     per_member = max((wide - narrow) / 4, 1.0)
     fixed = max(narrow - 4 * per_member, 0.0)
     fits = int((memory_budget - fixed) // per_member)
@@ -201,17 +202,17 @@ def plan_chunk(
     return ChunkPlan(chunk, int(fixed + chunk * per_member), int(per_member), int(fixed))
 
 
-def _memory(program: Program, members: Members, cut: Pieces, width: int) -> int:
-    compiled = lower_segment(program, members.take(np.arange(width) % members.n), cut).compile()
-    account = compiled.memory_analysis()
-    if account is None:
-        raise GenjaxError("this backend gives no account of memory; set `chunk` yourself")
-    return (
-        account.argument_size_in_bytes
-        + account.output_size_in_bytes
-        + account.temp_size_in_bytes
-        - account.alias_size_in_bytes
-    )
+def _memory(program: Program, members: Members, width: int) -> int:
+    """Of whichever of a chunk's computations needs more."""
+    chunk = members.take(np.arange(width) % members.n)
+    needs = []
+    for lowered in lower_members(program, chunk):
+        account = lowered.compile().memory_analysis()
+        if account is None:
+            raise GenjaxError("this backend gives no account of memory; set `chunk` yourself")
+        arrays = account.argument_size_in_bytes + account.output_size_in_bytes - account.alias_size_in_bytes
+        needs.append(arrays + account.temp_size_in_bytes)
+    return max(needs)
 
 
 def device_memory(device: jax.Device) -> int | None:

@@ -187,6 +187,8 @@ class Group:
                 stop = min([start + self.length, self.program.n_steps, *ahead])
                 cuts[slot] = pieces(self.program, start, stop, first=flight.step < 0), start, stop
                 slot.dispatch(cuts[slot][0])
+        if self.store is not None:
+            self.store.wait()  # while the devices work: no more than one segment told of is ever without a checkpoint
         for slot, (cut, start, stop) in cuts.items():
             flight = active[slot]
             rows, running = slot.collect()

@@ -15,13 +15,22 @@ import numpy as np
 from jax import Array
 
 from genjax.run.checkpoint import Results, Store, check_same_run, raw_leaf
-from genjax.run.dispatch import CPU_CHUNK, Slot, device_memory, init_members, lower_segment, plan_chunk
+from genjax.run.dispatch import CPU_CHUNK, Slot, device_memory, lower_members, plan_chunk
 from genjax.run.engine import FINAL, METRIC, SNAPSHOT, Execution, Group, named
 from genjax.run.grid import Members, make_members
 from genjax.run.preemption import catch_signals, wait_for_all
-from genjax.run.program import Function, Program, pieces
+from genjax.run.program import Function, Program
 from genjax.run.progress import Log
-from genjax.run.results import load_results, open_run, provenance, save_results, to_json, write_json
+from genjax.run.results import (
+    encode_attributes,
+    load_results,
+    open_run,
+    provenance,
+    require_no_run,
+    save_results,
+    to_json,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import xarray
@@ -70,7 +79,7 @@ def ensemble(
 
     Returns:
       Dataset over the static axes, the hyper-parameters (or ``setting``) and ``seed``: recorded metrics over ``step``,
-      snapshots over ``snapshot``, and what the function returned. Attributes hold specification and provenance.
+      snapshots over ``snapshot``, and what the function returned. Attributes hold configuration and provenance as JSON.
 
     Raises:
       TypeError: arguments of the wrong kind.
@@ -103,9 +112,12 @@ def ensemble(
             check_same_run(directory, specification)
             if (directory / "results.nc").exists():
                 return load_results(directory)
-        elif jax.process_index() == 0:
-            open_run(directory, specification if config is None else config)
-            write_json(directory / "specification.json", specification)
+        else:
+            require_no_run(directory)
+            wait_for_all("genjax: no run yet")
+            if jax.process_index() == 0:
+                open_run(directory, specification if config is None else config)
+                write_json(directory / "specification.json", specification)
         wait_for_all("genjax: run directory")
     with catch_signals(directory is not None) as received:
         parts = []
@@ -121,12 +133,8 @@ def ensemble(
             )
             parts.append(group.run(received, resume))
     dataset = _dataset(parts, programs, members, static)
-    dataset.attrs = {
-        **programs[0].attributes,
-        "chunk": chunk,
-        "dispatch": execution.dispatch,
-        "provenance": provenance(),
-    }
+    attributes = {"chunk": chunk, "dispatch": execution.dispatch, "provenance": provenance()}
+    dataset.attrs = encode_attributes({**programs[0].attributes, **attributes})
     if directory is not None:
         if jax.process_index() == 0:
             save_results(directory, dataset)
@@ -171,11 +179,7 @@ def _widest(program: Program, members: Members, execution: Execution, devices: S
     budget = execution.memory_budget or (0.8 * limit if limit else None)
     if budget is None:
         return largest
-    return plan_chunk(program, members, _any_cut(program), budget, largest=largest).chunk
-
-
-def _any_cut(program: Program) -> Any:
-    return pieces(program, 0, program.n_steps, first=True)
+    return plan_chunk(program, members, budget, largest=largest).chunk
 
 
 def _stored_chunk(directory: Path) -> int | None:
@@ -198,8 +202,8 @@ def _specification(
     rows = np.arange(chunk) % members.n
     code, data = hashlib.sha256(), hashlib.sha256()
     for program in programs:
-        code.update(lower_segment(program, members.take(rows), _any_cut(program)).as_text().encode())
-        code.update(jax.jit(init_members).lower(program, *members.take(rows)).as_text().encode())
+        for lowered in lower_members(program, members.take(rows)):
+            code.update(lowered.as_text().encode())
         _digest(data, program)
     inputs = hashlib.sha256()
     _digest(inputs, (members.keys, members.settings))

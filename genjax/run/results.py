@@ -77,16 +77,26 @@ def save_results(directory: Path, dataset: xarray.Dataset) -> Path:
     """
     path = directory / "results.nc"
     partial = directory / "results.nc.partial"
-    # netCDF has no booleans, so they go the way of non-scalars.
-    attributes = {
+    dataset.assign_attrs(encode_attributes(dataset.attrs)).to_netcdf(partial, engine="h5netcdf")
+    partial.replace(path)
+    return path
+
+
+def encode_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as netCDF can hold them.
+
+    Args:
+      attributes: by name.
+
+    Returns:
+      Strings and numbers as they are, everything else (booleans too, which netCDF lacks) as JSON.
+    """
+    return {
         name: value
         if isinstance(value, str | int | float | np.number) and not isinstance(value, bool)
         else json.dumps(to_json(value))
-        for name, value in dataset.attrs.items()
+        for name, value in attributes.items()
     }
-    dataset.assign_attrs(attributes).to_netcdf(partial, engine="h5netcdf")
-    partial.replace(path)
-    return path
 
 
 def load_results(directory: str | Path) -> xarray.Dataset:

@@ -18,9 +18,10 @@ from genjax.run import (
     ensemble,
     make_members,
     plan_chunk,
+    snapshot_params,
 )
-from genjax.run.program import pieces
-from tests.run.small import N_FEATURES, N_HIDDEN, small_train
+from genjax.run.program import Function
+from tests.run.small import N_FEATURES, N_HIDDEN, apply, init, small_train
 
 QUIET = Execution(chunk=4, progress=False)
 TRAIN = small_train()
@@ -141,6 +142,27 @@ def test_any_pure_function_can_be_mapped():
     assert scalar["value"].dims == ("seed",)
 
 
+def test_the_planner_sees_what_a_plain_function_needs():
+    def heavy(key, hparams):
+        return jnp.linalg.norm(jnp.sort(jax.random.normal(key, (300, 100)), axis=0))
+
+    members = make_members(8)
+    assert plan_chunk(Function(heavy), members, 1e9).bytes_per_member > 300 * 100 * 8
+
+
+def test_kept_parameters_become_pytrees_again(reference):
+    like = jax.eval_shape(init, seed_key(0))
+    params = snapshot_params(reference.isel(snapshot=-1), like)
+    assert params["w"].shape == (3, 3, N_FEATURES, N_HIDDEN)
+    member = jax.tree.map(lambda leaf: leaf[2, 1], params)
+    loss = jnp.mean(jnp.log1p(jnp.exp(-TRAIN.data.y_test * apply(member, TRAIN.data.x_test))))
+    np.testing.assert_allclose(loss, reference["test_loss"][2, 1, -1], rtol=1e-9)
+    with pytest.raises(ValueError, match=r"`dataset` must hold the variable 'params\.u'"):
+        snapshot_params(reference, {"u": 0.0})
+    with pytest.raises(ValueError, match="`like` must have shapes of `dataset`"):
+        snapshot_params(reference, {"w": np.zeros((5, 5))})
+
+
 def test_settings_may_be_listed():
     found = ensemble(walk, 2, [{"scale": 1.0}, {"scale": 3.0}], execution=QUIET)
     assert found["end"].dims == ("setting", "seed", "end_0")
@@ -198,20 +220,19 @@ def test_a_users_program_runs_in_segments():
 
 
 def test_the_planner_fills_the_budget():
-    cut = pieces(TRAIN, 0, 12, first=True)
     members = make_members(64, {"learning_rate": [0.1]})
-    plan = plan_chunk(TRAIN, members, cut, 1e9)
+    plan = plan_chunk(TRAIN, members, 1e9)
     assert isinstance(plan, ChunkPlan)
     assert plan.chunk == 64
     # Parameters and Adam's two moments at least, in float64.
     assert plan.bytes_per_member > 3 * 8 * (N_FEATURES * N_HIDDEN + N_HIDDEN)
     assert plan.fixed_bytes >= TRAIN.data.x_train.nbytes
     budget = plan.fixed_bytes + 10.5 * plan.bytes_per_member
-    tight = plan_chunk(TRAIN, members, cut, budget)
+    tight = plan_chunk(TRAIN, members, budget)
     assert tight.chunk == 10
     assert tight.predicted_bytes <= budget
     with pytest.raises(GenjaxError, match="`memory_budget` is 1 bytes, but one member needs"):
-        plan_chunk(TRAIN, members, cut, 1)
+        plan_chunk(TRAIN, members, 1)
 
 
 @pytest.mark.parametrize(

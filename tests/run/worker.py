@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-STEPS, SEGMENT, SEEDS = 600, 20, 10
+STEPS, SEGMENT, SEEDS = 300, 10, 10
 
 
 def train():
