@@ -15,7 +15,6 @@ from genjax.run.results import (
     save_figure,
     save_results,
     to_json,
-    write_json,
 )
 from genjax.run.train import MemberStatus, Train, TrainResult, make_train
 from genjax.run.train_config import Stopping, TrainConfig, cross_entropy, squared_error, zero_one_error
@@ -46,6 +45,5 @@ __all__ = [
     "snapshot_params",
     "squared_error",
     "to_json",
-    "write_json",
     "zero_one_error",
 ]

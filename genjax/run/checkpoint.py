@@ -296,5 +296,10 @@ def check_same_run(directory: Path, specification: dict[str, Any]) -> None:
     names = sorted({*stored, *specification})
     differing = [name for name in names if stored.get(name) != specification.get(name)]
     if differing:
-        listing = "; ".join(f"{name} was {stored.get(name)!r}, now {specification.get(name)!r}" for name in differing)
+        listing = "; ".join(_difference(name, stored.get(name), specification.get(name)) for name in differing)
         raise GenjaxError(f"`directory` {directory} holds another run: {listing}")
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    digests = all(isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) for value in (old, new))
+    return f"{name} differ" if digests else f"{name} was {old!r}, now {new!r}"

@@ -222,7 +222,7 @@ def _specification(
             "jax": jax.__version__,
             "keys and hyper-parameters": inputs.hexdigest(),
             "data": data.hexdigest(),
-            "computation": code.hexdigest(),
+            "computation (model, optimizer, configuration)": code.hexdigest(),
         }
     )
 

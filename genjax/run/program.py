@@ -48,25 +48,80 @@ class Program(Protocol):
         """Names for the axes of results: ``{"curve": ("time",)}``; what is not named gets numbered axes."""
 
     def prepare(self, key: Array, hparams: Hyperparameters) -> Context:
-        """What the other functions need of a member; recomputed on resume, never stored."""
+        """What the other functions need of a member; recomputed on resume, never stored.
+
+        Args:
+          key: the member's typed key.
+          hparams: its hyper-parameters by name; traced.
+
+        Returns:
+          Any pytree.
+        """
 
     def init(self, context: Context) -> State:
-        """State before step 0."""
+        """State before step 0.
+
+        Args:
+          context: of :meth:`prepare`.
+
+        Returns:
+          A pytree of arrays.
+        """
 
     def advance(self, context: Context, state: State, start: Array, stop: Array) -> State:
-        """State after steps ``start`` to ``stop - 1``; the bounds are traced whole numbers."""
+        """Take the steps ``start`` to ``stop - 1``.
+
+        Args:
+          context: of :meth:`prepare`.
+          state: after ``start`` steps.
+          start: ``int32[]``, traced.
+          stop: ``int32[]``, traced; may equal ``start``.
+
+        Returns:
+          The state after ``stop`` steps.
+        """
 
     def observe(self, context: Context, state: State, step: Array) -> tuple[State, dict[str, Array]]:
-        """Metrics after ``step`` steps, and the state, which may change by what they show (stopping)."""
+        """Measure, and change the state by what is seen (stopping), if at all.
+
+        Args:
+          context: of :meth:`prepare`.
+          state: after ``step`` steps.
+          step: ``int32[]``, traced.
+
+        Returns:
+          The state and the metrics by name.
+        """
 
     def snapshot(self, state: State) -> Any:
-        """The part of the state worth keeping, such as the parameters."""
+        """The part of the state worth keeping, such as the parameters.
+
+        Args:
+          state: of one member.
+
+        Returns:
+          A pytree of arrays by name.
+        """
 
     def finish(self, state: State) -> dict[str, Any]:
-        """Results beyond the recorded metrics, a pytree of arrays by name."""
+        """Results beyond the recorded metrics.
+
+        Args:
+          state: after the last step.
+
+        Returns:
+          A pytree of arrays by name.
+        """
 
     def running(self, state: State) -> Array:
-        """Whether further steps can change anything, ``bool[]``."""
+        """Whether further steps can change what ``observe`` and ``snapshot`` show.
+
+        Args:
+          state: of one member.
+
+        Returns:
+          ``bool[]``.
+        """
 
 
 @jax.tree_util.register_dataclass

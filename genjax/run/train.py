@@ -205,6 +205,9 @@ class Train:
 
         Returns:
           The state before the first update.
+
+        Raises:
+          ValueError: a batch larger than the training set.
         """
         x = context.task.x_train
         n = context.task.n_train
@@ -283,6 +286,9 @@ class Train:
 
         Returns:
           The state, its status changed where a rule applies, and scalar metrics by name.
+
+        Raises:
+          ValueError: a rule about the 0-1 error, for regression.
         """
         task, rules = context.task, self.config.stopping
         measures = {"loss": self.config.loss_fn}

@@ -231,10 +231,10 @@ def test_the_chunk_width_is_remembered(broken_off):
     ("arguments", "named"),
     [
         ({"seeds": 4}, "axes was"),
-        ({"grid": {"learning_rate": [0.05, 0.2]}}, "keys and hyper-parameters was"),
+        ({"grid": {"learning_rate": [0.05, 0.2]}}, "keys and hyper-parameters differ"),
         ({"train": small_train(steps=15, records=(0, 15), snapshots=(15,))}, "steps was"),
-        ({"train": small_train(loss="squared_error")}, "computation was"),
-        ({"train": small_train(batch_size=4)}, "computation was"),
+        ({"train": small_train(loss="squared_error")}, "computation .* differ"),
+        ({"train": small_train(batch_size=4)}, "computation .* differ"),
         ({"execution": Execution(chunk=2, progress=False)}, "chunk was 4, now 2"),
         ({"execution": Execution(chunk=4, dispatch="shard_map", progress=False)}, "dispatch was 'per_device'"),
     ],
@@ -245,7 +245,7 @@ def test_another_run_is_refused(broken_off, arguments, named):
 
 
 def test_other_data_are_refused(broken_off):
-    with pytest.raises(GenjaxError, match="holds another run: data was"):
+    with pytest.raises(GenjaxError, match="holds another run: data differ"):
         resume(broken_off, train=small_train(task=small_task(seed=1)))
 
 
