@@ -90,6 +90,21 @@ def test_a_diverging_neighbour_changes_nothing(reference):
     assert np.all(np.isnan(found["train_loss"].isel(learning_rate=1, step=-1)))
 
 
+def test_a_neighbour_that_stops_changes_nothing():
+    # A reached loss stops whoever learns at all; a learning rate of zero stays where it began.
+    free = small_train(records=(0, 6, 12))
+    start = ensemble(free, 3, {"learning_rate": [0.3]}, execution=QUIET, devices=ONE)["train_loss"]
+    threshold = float(start[0, :, 1:].min(dim="step").max()) + 1e-3
+    train = small_train(records=(0, 6, 12), stopping=Stopping(train_loss=threshold))
+    assert threshold < float(start[0, :, 0].min())
+    stopping, running = (
+        ensemble(train, 3, {"learning_rate": [0.0, rate]}, execution=QUIET, devices=ONE) for rate in (0.3, 0.0)
+    )
+    assert np.all(stopping["status"].isel(learning_rate=1) == MemberStatus.LOSS_REACHED)
+    assert np.all(running["status"] == MemberStatus.ALL_STEPS)
+    same(stopping.isel(learning_rate=0), running.isel(learning_rate=0))
+
+
 def test_shard_map_agrees(reference):
     execution = Execution(chunk=4, dispatch="shard_map", progress=False)
     one = ensemble(TRAIN, 3, GRID, execution=execution, devices=ONE)
