@@ -4,11 +4,16 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 TEST := JAX_PLATFORMS=cpu $(PY) -m pytest -n 2
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo experiments test test-slow check bench clean
 .SECONDARY:
 
 demo: $(VENV)/.installed
 	$(PY) -m experiments.required_inductive_bias
+
+experiments: $(VENV)/.installed
+	$(PY) -m experiments.double_descent
+	$(PY) -m experiments.seed_variance
+	$(PY) -m experiments.train_longer
 
 test: $(VENV)/.installed-test
 	$(TEST)
@@ -28,6 +33,7 @@ check: $(VENV)/.installed-check
 
 bench: $(VENV)/.installed
 	$(PY) -m experiments.benchmarks.exact_inductive_bias
+	$(PY) -m experiments.benchmarks.train_engine
 
 clean:
 	rm -rf .venv .venv-jax-* .mypy_cache .pytest_cache .ruff_cache

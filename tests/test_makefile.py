@@ -30,6 +30,10 @@ def dry_run(target: str) -> str:
     ("target", "commands"),
     [
         ("demo", [".venv/bin/python -m experiments.required_inductive_bias"]),
+        (
+            "experiments",
+            [f".venv/bin/python -m experiments.{name}" for name in ("double_descent", "seed_variance", "train_longer")],
+        ),
         ("test", ["JAX_PLATFORMS=cpu .venv/bin/python -m pytest -n 2"]),
         ("test-slow", ["JAX_PLATFORMS=cpu .venv/bin/python -m pytest -n 2 -m slow"]),
         (

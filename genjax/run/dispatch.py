@@ -17,6 +17,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from genjax.errors import GenjaxError, check_positive
+from genjax.run.checkpoint import key_data
 from genjax.run.grid import Members
 from genjax.run.program import Hyperparameters, Pieces, Program, State, pieces, run_pieces
 
@@ -111,6 +112,11 @@ class Slot:
             self.states = _init(self._program, *self._members)
         else:
             self.states = _init_sharded(self._mesh, self._program, *self._members)
+
+    def idle(self, members: tuple[Array, dict[str, Any]]) -> None:
+        """Hold zeros in place of a chunk's states, for checkpoints that span all devices."""
+        states = jax.eval_shape(lambda *m: jax.tree.map(key_data, init_members(self._program, *m)), *members)
+        self.states = jax.device_put(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), states), self._split)
 
     def dispatch(self, cut: Pieces) -> None:
         """Start one segment; returns at once."""

@@ -114,7 +114,7 @@ class Group:
                     if slot not in active and queue:
                         active[slot] = self._take_up(slot, queue.popleft(), flights)
                     elif slot.states is None:
-                        slot.load(self._take(0))  # idle, but a checkpoint spans all devices
+                        slot.idle(self._take(0))
                 self._round(active, progress, stream)
         finally:
             if self.store is not None:
@@ -197,7 +197,8 @@ class Group:
             rows = {f"{METRIC}{name}": values[:, kept] for name, values in rows.items()}
             append(flight.results, rows)
             size = self._size(flight.chunk)
-            line = {name.removeprefix(METRIC): _mean(flight.results[name][:size]) for name in rows}
+            scalars = [name for name in rows if flight.results[name].ndim == 2]
+            line = {name.removeprefix(METRIC): _mean(flight.results[name][:size, -1:]) for name in scalars}
             stream.write(
                 {"chunk": flight.chunk, "first_member": flight.chunk * self.width, "members": size, "step": stop}
                 | {"running": int(running[:size].sum())}
@@ -240,9 +241,9 @@ class Group:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of the last record over the members where it is finite."""
-    last = values[:, -1][np.isfinite(values[:, -1])] if values.ndim == 2 and values.shape[1] else np.array([])
-    return float(last.mean()) if last.size else float("nan")
+    """Mean of what is finite, NaN if nothing is."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
 
 
 def named(kind: str, tree: Any) -> dict[str, Any]:

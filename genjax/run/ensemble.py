@@ -253,6 +253,8 @@ def _check_results(programs: Sequence[Program], members: Members) -> None:
         if len(axes) != len(first.get(f"{FINAL}{name}", axes)):
             n = len(first[f"{FINAL}{name}"])
             raise ValueError(f"`dims[{name!r}]` must name {n} axes, but it is {axes}")
+    if len({(program.record_steps, program.snapshot_steps) for program in programs}) > 1:
+        raise ValueError("`static` values must leave the steps of records and snapshots alone, but theirs differ")
     for other in others:
         if differing := [name for name in {**first, **other} if first.get(name) != other.get(name)]:
             raise ValueError(
@@ -268,7 +270,8 @@ def _shapes(program: Program, members: Members) -> dict[str, tuple[int, ...]]:
         context = program.prepare(key, hparams)
         state = program.init(context)
         _, metrics = program.observe(context, state, jax.numpy.zeros((), int))
-        return named(METRIC, metrics) | named(SNAPSHOT, program.snapshot(state)) | named(FINAL, program.finish(state))
+        kept = named(SNAPSHOT, program.snapshot(state)) if program.snapshot_steps else {}
+        return named(METRIC, metrics) | kept | named(FINAL, program.finish(state))
 
     return {name: leaf.shape for name, leaf in jax.eval_shape(results, *members.take(np.array(0))).items()}
 

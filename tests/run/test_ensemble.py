@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from genjax.errors import GenjaxError
+from genjax.models import mlp
 from genjax.random import seed_key, seed_keys
 from genjax.run import (
     ChunkPlan,
@@ -192,6 +193,21 @@ def test_static_values_are_compiled_group_by_group():
     found = ensemble(powers, 2, {"scale": [1.0, 10.0]}, static={"degree": [2, 3, 4]}, execution=QUIET)
     assert found["value"].dims == ("degree", "scale", "seed")
     np.testing.assert_array_equal(found["value"].sel(scale=10.0, seed=0), [20.0, 60.0, 240.0])
+
+
+def test_static_values_may_change_the_shapes_of_parameters():
+    def train(width):
+        return small_train(model=mlp(1, width=width, depth=1), snapshots=())
+
+    found = ensemble(train, 2, {"learning_rate": [0.1]}, static={"width": [2, 3]}, execution=QUIET)
+    alone = ensemble(train(3), 2, {"learning_rate": [0.1]}, execution=QUIET)
+    same(found.sel(width=3).drop_vars("width"), alone)
+    with pytest.raises(ValueError, match=r"those of .*snapshot/params\.\S+ differ"):
+        ensemble(
+            lambda width: small_train(model=mlp(1, width=width)), 2, {"learning_rate": [0.1]}, static={"width": [2, 3]}
+        )
+    with pytest.raises(ValueError, match="leave the steps of records and snapshots alone"):
+        ensemble(lambda n: small_train(records=(n,)), 2, {"learning_rate": [0.1]}, static={"n": [2, 3]})
 
 
 class Counter:
