@@ -62,9 +62,23 @@ def advance_members(
     return jax.vmap(member)(states, keys, hparams)
 
 
+def finish_members(program: Program, states: State) -> Any:
+    """Final results of a chunk.
+
+    Args:
+      program: what was run.
+      states: stacked.
+
+    Returns:
+      Results, stacked.
+    """
+    return jax.vmap(program.finish)(states)
+
+
 # Compiled once a program, chunk width and device, across calls; the data inside ``program`` are arguments.
 _init = jax.jit(init_members)
 _advance = jax.jit(advance_members, donate_argnums=1)
+_finish = jax.jit(finish_members)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -105,13 +119,14 @@ class Slot:
 
     def load(self, members: tuple[Array, dict[str, Any]], states: State | None = None) -> None:
         """Take up a chunk: from its beginning, or from restored states."""
-        self._members = jax.device_put(members, self._split)
+        # What is not yet on a device goes where the program's data are.
+        self._members = members
         if states is not None:
             self.states = jax.device_put(states, self._split)
         elif self._mesh is None:
-            self.states = _init(self._program, *self._members)
+            self.states = _init(self._program, *members)
         else:
-            self.states = _init_sharded(self._mesh, self._program, *self._members)
+            self.states = _init_sharded(self._mesh, self._program, *members)
 
     def idle(self, members: tuple[Array, dict[str, Any]]) -> None:
         """Hold zeros in place of a chunk's states, for checkpoints that span all devices."""
@@ -121,7 +136,7 @@ class Slot:
     def dispatch(self, cut: Pieces) -> None:
         """Start one segment; returns at once."""
         assert self._members is not None
-        arguments = (self._program, self.states, *self._members, jax.device_put(cut, self._whole))
+        arguments = (self._program, self.states, *self._members, cut)
         if self._mesh is None:
             self.states, self._rows = _advance(*arguments)
         else:
@@ -136,6 +151,10 @@ class Slot:
             ]
             for leaf in jax.tree.leaves(self.states)
         ]
+
+    def finish(self) -> Any:
+        """Final results of the chunk."""
+        return _finish(self._program, self.states)
 
     def collect(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Wait for the segment: its metrics ``[c, r]`` and which members are still running."""

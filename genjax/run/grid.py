@@ -52,7 +52,10 @@ class Members:
           Keys ``[c]`` and hyper-parameters stacked along a leading axis of length c.
         """
         setting, seed = np.divmod(rows, self.shape[-1])
-        return self.keys[seed], jax.tree.map(lambda leaf: leaf[setting], self.settings)
+        # Picked in NumPy: indexing an array of keys would cost more than a short chunk's training.
+        picked: Any = np.asarray(jax.random.key_data(self.keys))[seed]
+        keys = jax.random.wrap_key_data(picked, impl=jax.random.key_impl(self.keys))
+        return keys, jax.tree.map(lambda leaf: leaf[setting], self.settings)
 
 
 def make_members(keys: int | Array, hparams: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None) -> Members:

@@ -7,6 +7,7 @@ explains itself without the directory.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import platform
 import subprocess
@@ -197,6 +198,7 @@ def write_json(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
+@functools.cache
 def _git_commit() -> str | None:
     """Commit of the checkout genjax runs from; None when it is installed, even inside somebody else's checkout."""
     package = Path(genjax.__file__).parent

@@ -93,13 +93,13 @@ def test_a_diverging_neighbour_changes_nothing(reference):
 
 def test_a_neighbour_that_stops_changes_nothing():
     # A reached loss stops whoever learns at all; a learning rate of zero stays where it began.
-    free = small_train(records=(0, 6, 12))
-    start = ensemble(free, 3, {"learning_rate": [0.3]}, execution=QUIET, devices=ONE)["train_loss"]
+    schedule = {"steps": 60, "records": (0, 30, 60), "snapshots": (60,)}
+    start = ensemble(small_train(**schedule), 3, {"learning_rate": [0.1]}, execution=QUIET, devices=ONE)["train_loss"]
     threshold = float(start[0, :, 1:].min(dim="step").max()) + 1e-3
-    train = small_train(records=(0, 6, 12), stopping=Stopping(train_loss=threshold))
+    train = small_train(**schedule, stopping=Stopping(train_loss=threshold))
     assert threshold < float(start[0, :, 0].min())
     stopping, running = (
-        ensemble(train, 3, {"learning_rate": [0.0, rate]}, execution=QUIET, devices=ONE) for rate in (0.3, 0.0)
+        ensemble(train, 3, {"learning_rate": [0.0, rate]}, execution=QUIET, devices=ONE) for rate in (0.1, 0.0)
     )
     assert np.all(stopping["status"].isel(learning_rate=1) == MemberStatus.LOSS_REACHED)
     assert np.all(running["status"] == MemberStatus.ALL_STEPS)

@@ -55,7 +55,7 @@ def test_affine_maps_of_all_libraries_take_the_same_steps(library):
     weights = np.concatenate([points[1:] - points[:1], points[:1]])
     context, order = train.prepare(key, {"rate": 0.1}), train.init(train.prepare(key, {"rate": 0.1})).order
     for step in range(20):
-        batch_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 1), step))[0]
+        batch_key = jax.random.fold_in(jax.random.fold_in(key, 1), step)
         order, x, y = train._batch(context, order, step, batch_key)
         x = np.concatenate([x, np.ones((8, 1))], axis=1)
         weights = weights - 0.1 * 2 * x.T @ (x @ weights - y) / y.size

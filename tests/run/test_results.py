@@ -25,6 +25,7 @@ from genjax.run import (
     open_run,
     provenance,
     require_no_run,
+    results,
     save_figure,
     save_results,
     to_json,
@@ -152,7 +153,9 @@ def test_provenance():
 
 def test_provenance_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
+    results._git_commit.cache_clear()
     assert provenance()["git_commit"] is None
+    results._git_commit.cache_clear()
 
 
 @pytest.mark.parametrize(

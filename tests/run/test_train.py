@@ -79,8 +79,7 @@ def recover_batches(train, key):
     order = train.init(context).order
     draw = jax.jit(lambda order, step, key: train._batch(context, order, step, key)[:2])
     for step in range(train.n_steps):
-        step_key = jax.random.fold_in(jax.random.fold_in(key, 1), step)
-        order, x = draw(order, step, jax.random.split(step_key)[0])
+        order, x = draw(order, step, jax.random.fold_in(jax.random.fold_in(key, 1), step))
         seen.append(np.asarray(x[:, 0], int))
     return seen
 
