@@ -156,7 +156,7 @@ def test_the_table_says_which_bars_hold():
     np.testing.assert_allclose(overhead, 1 / 0.95 - 1)
     rows = {what: (value, holds) for what, value, _, holds in train_scaling.checks(found)}
     assert rows["compilation in a second process, CPU-s"] == (2.0, False)
-    assert rows["peak bytes per member, 64 to 4096 members at chunk 8"] == (100.0, True)
+    assert rows["peak bytes per member, 64 to 4096 members at chunk 32"] == (100.0, True)
     np.testing.assert_allclose(rows["planner's prediction over use, minus 1"][0], 0.1)
     assert rows["CPU efficiency from 1 process to 2 processes, median of 1"] == (0.8, False)
     slower = {what: holds for what, _, _, holds in train_engine.checks(made_up(scan=0.9, alone=1.3))}

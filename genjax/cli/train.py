@@ -88,7 +88,7 @@ class Train(RunOptions, TaskOptions):
     seeds: int = 16
     """Members of each setting; they differ in initialization, order of the data and dropout."""
     chunk: int | None = None
-    """Members side by side on a device; 8 on CPUs, elsewhere as many as fit by default."""
+    """Members side by side on a device; on CPUs 8, 16 or 32, by size, elsewhere as many as fit by default."""
     memory_budget: float | None = None
     """Bytes that the members side by side may need on a device, for example 2e9; most of its memory by default."""
     dispatch: Literal["per_device", "shard_map"] = "per_device"

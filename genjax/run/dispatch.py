@@ -21,8 +21,9 @@ from genjax.run.checkpoint import key_data
 from genjax.run.grid import Members
 from genjax.run.program import Hyperparameters, Pieces, Program, State, pieces, run_pieces
 
-CPU_CHUNK = 8
-"""Default chunk width on a CPU: wider chunks of small networks fall out of its second-level cache."""
+CPU_CHUNKS = (8, 16, 32)
+CPU_CACHE_BYTES = 2**20
+"""Default chunk widths on a CPU: as wide as the states of a chunk fit the second-level cache of a core."""
 
 
 def init_members(program: Program, keys: Array, hparams: Hyperparameters) -> State:
@@ -39,9 +40,23 @@ def init_members(program: Program, keys: Array, hparams: Hyperparameters) -> Sta
     return jax.vmap(lambda key, hp: program.init(program.prepare(key, hp)))(keys, hparams)
 
 
+class Rows(NamedTuple):
+    """What a segment shows the host.
+
+    Attributes:
+      metrics: ``[c, r]`` by name, one row a piece.
+      running: ``bool[c]``.
+      final: what the program would finish with, ``[c, ...]`` by name.
+    """
+
+    metrics: dict[str, Any]
+    running: Any
+    final: Any
+
+
 def advance_members(
     program: Program, states: State, keys: Array, hparams: Hyperparameters, cut: Pieces
-) -> tuple[State, tuple[dict[str, Array], Array]]:
+) -> tuple[State, Rows]:
     """Advance a chunk through the pieces of one dispatch.
 
     Args:
@@ -52,33 +67,19 @@ def advance_members(
       cut: common to all members.
 
     Returns:
-      States; metrics ``[c, r]`` by name and whether each member is still running, ``bool[c]``.
+      States and what they show.
     """
 
-    def member(state: State, key: Array, hp: Hyperparameters) -> tuple[State, tuple[dict[str, Array], Array]]:
-        state, rows = run_pieces(program, program.prepare(key, hp), state, cut)
-        return state, (rows, program.running(state))
+    def member(state: State, key: Array, hp: Hyperparameters) -> tuple[State, Rows]:
+        state, metrics = run_pieces(program, program.prepare(key, hp), state, cut)
+        return state, Rows(metrics, program.running(state), program.finish(state))
 
     return jax.vmap(member)(states, keys, hparams)
-
-
-def finish_members(program: Program, states: State) -> Any:
-    """Final results of a chunk.
-
-    Args:
-      program: what was run.
-      states: stacked.
-
-    Returns:
-      Results, stacked.
-    """
-    return jax.vmap(program.finish)(states)
 
 
 # Compiled once a program, chunk width and device, across calls; the data inside ``program`` are arguments.
 _init = jax.jit(init_members)
 _advance = jax.jit(advance_members, donate_argnums=1)
-_finish = jax.jit(finish_members)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -152,12 +153,8 @@ class Slot:
             for leaf in jax.tree.leaves(self.states)
         ]
 
-    def finish(self) -> Any:
-        """Final results of the chunk."""
-        return _finish(self._program, self.states)
-
-    def collect(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Wait for the segment: its metrics ``[c, r]`` and which members are still running."""
+    def collect(self) -> Rows:
+        """Wait for the segment and bring what it shows to the host."""
         return jax.device_get(self._rows)
 
 
@@ -169,14 +166,11 @@ def lower_members(program: Program, members: tuple[Array, dict[str, Any]]) -> li
       members: keys and hyper-parameters of a chunk; only shapes matter.
 
     Returns:
-      Initialization, and for a program of steps its segment.
+      Initialization and segment.
     """
-    lowered = [_init.lower(program, *members)]
-    if program.n_steps:
-        states = jax.eval_shape(init_members, program, *members)
-        cut = pieces(program, 0, program.n_steps, first=True)
-        lowered.append(_advance.lower(program, states, *members, cut))
-    return lowered
+    states = jax.eval_shape(init_members, program, *members)
+    cut = pieces(program, 0, program.n_steps, first=True)
+    return [_init.lower(program, *members), _advance.lower(program, states, *members, cut)]
 
 
 class ChunkPlan(NamedTuple):
@@ -238,6 +232,22 @@ def _memory(program: Program, members: Members, width: int) -> int:
         arrays = account.argument_size_in_bytes + account.output_size_in_bytes - account.alias_size_in_bytes
         needs.append(arrays + account.temp_size_in_bytes)
     return max(needs)
+
+
+def cpu_chunk(program: Program, members: Members) -> int:
+    """Default width on a CPU: not so wide that the states leave the cache, or that half of two devices idles.
+
+    Args:
+      program: what to run.
+      members: all of them.
+
+    Returns:
+      One of ``CPU_CHUNKS``.
+    """
+    states = jax.eval_shape(init_members, program, *members.take(np.zeros(1, int)))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(states))
+    fitting = [width for width in CPU_CHUNKS if width * size <= CPU_CACHE_BYTES and 2 * width <= members.n]
+    return max(fitting, default=CPU_CHUNKS[0])
 
 
 def device_memory(device: jax.Device) -> int | None:

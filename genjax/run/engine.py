@@ -34,8 +34,8 @@ class Execution:
     """How an ensemble runs; only ``chunk`` and ``dispatch`` can change the last bits of a result.
 
     Attributes:
-      chunk: members side by side on one device; part of the run's specification. None: 8 on CPUs; elsewhere the widest
-        that fits the memory and leaves no device idle.
+      chunk: members side by side on one device; part of the run's specification. None: on CPUs 8,
+        16 or 32, by size; elsewhere the widest that fits the memory and leaves no device idle.
       memory_budget: bytes a chunk's segment may need on a device; None: 80 % of the device's memory where it says.
       dispatch: ``"per_device"`` (one executable a device; results do not depend on the number of devices) or
         ``"shard_map"`` (one executable across this process's devices).
@@ -181,32 +181,31 @@ class Group:
         began = time.monotonic()
         cuts = {}
         for slot, flight in active.items():
-            if self.program.n_steps:
-                start = max(flight.step, 0)
-                ahead = [s for s in self.program.snapshot_steps if s > flight.step]
-                stop = min([start + self.length, self.program.n_steps, *ahead])
-                cuts[slot] = pieces(self.program, start, stop, first=flight.step < 0), start, stop
-                slot.dispatch(cuts[slot][0])
+            start = max(flight.step, 0)
+            ahead = [s for s in self.program.snapshot_steps if s > flight.step]
+            stop = min([start + self.length, self.program.n_steps, *ahead])
+            cuts[slot] = pieces(self.program, start, stop, first=flight.step < 0), start, stop
+            slot.dispatch(cuts[slot][0])
         if self.store is not None:
             self.store.wait()  # while the devices work: no more than one segment told of is ever without a checkpoint
         for slot, (cut, start, stop) in cuts.items():
             flight = active[slot]
-            rows, running = slot.collect()
+            shown = slot.collect()
             flight.step = stop
             kept = np.flatnonzero(cut.recorded)
-            rows = {f"{METRIC}{name}": values[:, kept] for name, values in rows.items()}
+            rows = {f"{METRIC}{name}": values[:, kept] for name, values in shown.metrics.items()}
             append(flight.results, rows)
             size = self._size(flight.chunk)
             scalars = [name for name in rows if flight.results[name].ndim == 2]
             line = {name.removeprefix(METRIC): _mean(flight.results[name][:size, -1:]) for name in scalars}
             stream.write(
                 {"chunk": flight.chunk, "first_member": flight.chunk * self.width, "members": size, "step": stop}
-                | {"running": int(running[:size].sum())}
+                | {"running": int(shown.running[:size].sum())}
                 | line
             )
             times = self.program.snapshot_steps.count(stop)
             # When all have stopped, and the last record shows them so, the rest of the way would only repeat it.
-            if not running.any() and stop in (*self.program.record_steps, self.program.n_steps):
+            if not shown.running.any() and stop in (*self.program.record_steps, self.program.n_steps):
                 flight.step = self.program.n_steps
                 missing = len(self.program.record_steps) - bisect.bisect(self.program.record_steps, stop)
                 append(flight.results, {n: np.repeat(flight.results[n][:, -1:], missing, axis=1) for n in rows})
@@ -218,21 +217,18 @@ class Group:
                 rows |= repeated
             if self.store is not None and flight.step < self.program.n_steps:
                 self.store.save_rows(flight.chunk, flight.step, rows)
-            progress.advance(size * (flight.step - start), ", ".join(f"{n} {v:.4g}" for n, v in line.items()))
+            done = size * (flight.step - start) if self.program.n_steps else size
+            progress.advance(done, ", ".join(f"{n} {v:.4g}" for n, v in line.items()))
+            if flight.step == self.program.n_steps:
+                self._land(flight, _plain(named(FINAL, shown.final)))
+                del active[slot]
         elapsed = time.monotonic() - began
         if self.execution.segment is None and cuts:
             longest = max(stop - start for _, start, stop in cuts.values())
             self.length = int(np.clip(longest * SECONDS_PER_SEGMENT / elapsed, 1, 10 * self.length))
-        for slot, flight in list(active.items()):
-            if max(flight.step, 0) == self.program.n_steps:
-                self._land(slot, flight)
-                del active[slot]
-                if not self.program.n_steps:
-                    progress.advance(self._size(flight.chunk))
 
-    def _land(self, slot: Slot, flight: Flight) -> None:
+    def _land(self, flight: Flight, final: Results) -> None:
         size = self._size(flight.chunk)
-        final = _plain(named(FINAL, slot.finish()))
         results = {name: values[:size] for name, values in (flight.results | final).items()}
         if self.store is None:
             self.results[flight.chunk] = results

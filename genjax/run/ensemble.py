@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from genjax.run.checkpoint import Results, Store, check_same_run, raw_leaf
-from genjax.run.dispatch import CPU_CHUNK, Slot, device_memory, lower_members, plan_chunk
+from genjax.run.dispatch import Slot, cpu_chunk, device_memory, lower_members, plan_chunk
 from genjax.run.engine import FINAL, METRIC, SNAPSHOT, Execution, Group, named
 from genjax.run.grid import Members, make_members
 from genjax.run.preemption import catch_signals, wait_for_all
@@ -174,7 +174,7 @@ def _widest(program: Program, members: Members, execution: Execution, devices: S
     """Default chunk width."""
     on_cpu = devices[0].platform == "cpu"
     share = -(-members.n // (len(devices) * jax.process_count()))
-    largest = CPU_CHUNK if on_cpu else share
+    largest = cpu_chunk(program, members) if on_cpu else share
     limit = device_memory(devices[0])
     budget = execution.memory_budget or (0.8 * limit if limit else None)
     if budget is None:

@@ -104,10 +104,10 @@ class Program(Protocol):
         """
 
     def finish(self, state: State) -> dict[str, Any]:
-        """Results beyond the recorded metrics.
+        """Results beyond the recorded metrics; looked at after every segment, so it should pick, not compute.
 
         Args:
-          state: after the last step.
+          state: of one member.
 
         Returns:
           A pytree of arrays by name.

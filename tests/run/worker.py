@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--dispatch", default="per_device")
-    parser.add_argument("--chunk", type=int)
+    parser.add_argument("--chunk", type=int, default=8)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--process", type=int, default=0)
     parser.add_argument("--port", type=int)
