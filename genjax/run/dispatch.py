@@ -78,7 +78,8 @@ def advance_members(
 
 
 # Compiled once a program, chunk width and device, across calls; the data inside ``program`` are arguments.
-_init = jax.jit(init_members)
+# Unused arguments are kept because they say on which device to begin.
+_init = jax.jit(init_members, keep_unused=True)
 _advance = jax.jit(advance_members, donate_argnums=1)
 
 

@@ -123,6 +123,7 @@ class Group:
             stream.close()
         wait_for_all("genjax: chunks")
         every = [self.results[i] if self.store is None else self.store.load_chunk(i) for i in range(self.n_chunks)]
+        wait_for_all("genjax: chunks read")  # the first process to go on removes them
         return {name: np.concatenate([results[name] for results in every]) for name in every[0]}
 
     @property

@@ -259,11 +259,8 @@ class Train:
             sound = (loss <= self.config.stopping.max_loss) & jnp.isfinite(loss)
             running = self.running(state)
             diverged = running & ~sound
-            params, model_state, opt_state = _where(
-                running & sound,
-                (params, model_state, opt_state),
-                (state.params, state.model_state, state.opt_state),
-            )
+            # Nothing reads the optimizer's state once the parameters are frozen, so it may run on.
+            params, model_state = _where(running & sound, (params, model_state), (state.params, state.model_state))
             return state._replace(
                 params=params,
                 model_state=model_state,
