@@ -1,6 +1,6 @@
 """The ensemble engine against other ways to train the same members, on one core, in one run.
 
-``python -m experiments.benchmarks.train_engine`` (about 3 minutes on 2 CPU cores; PyTorch is used where it is
+``python -m experiments.benchmarks.train_engine`` (about 5 minutes on 2 CPU cores; PyTorch is used where it is
 installed).
 
 Members are perceptrons 64-H-10 on digits with Adam: 8 seeds times 8 learning rates, the same number of steps, batches
