@@ -16,7 +16,6 @@ peaking where parameters meet targets); Nakkiran et al. (2020), arXiv:1912.02292
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,9 +27,10 @@ import optax
 import xarray
 from jax import Array
 
+from experiments.conclusion import conclude
 from genjax.models import Model, mlp
 from genjax.random import seed_keys
-from genjax.run import TrainConfig, ensemble, make_train, open_run, save_figure, save_results, to_json
+from genjax.run import TrainConfig, ensemble, make_train
 from genjax.tasks import Task, add_label_noise, load_task
 
 if TYPE_CHECKING:
@@ -215,12 +215,7 @@ def figure(dataset: xarray.Dataset) -> Figure:
 def main(config: Config) -> xarray.Dataset:
     """Run, print, write."""
     dataset = run(config)
-    directory = open_run(config.out, config, overwrite=True)
-    save_results(directory, dataset)
-    (directory / "golden.json").write_text(json.dumps(to_json(golden(dataset)), indent=1) + "\n")
-    picture = save_figure(directory, "double_descent", figure(dataset))
-    print(f"\n{dataset.attrs['task']}\n\n{table(dataset)}")
-    print(f"\nfigure:  {picture}\nresults: {directory / 'results.nc'}")
+    conclude("double_descent", config.out, config, dataset, golden(dataset), table(dataset), figure(dataset))
     return dataset
 
 

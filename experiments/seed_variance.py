@@ -20,7 +20,6 @@ variance).
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +31,10 @@ import optax
 import xarray
 from jax import Array
 
+from experiments.conclusion import conclude
 from genjax.models import mlp
 from genjax.random import seed_key
-from genjax.run import Train, TrainConfig, ensemble, open_run, save_figure, save_results, to_json, zero_one_error
+from genjax.run import Train, TrainConfig, ensemble, zero_one_error
 from genjax.tasks import load_task
 
 if TYPE_CHECKING:
@@ -376,12 +376,7 @@ def figure(dataset: xarray.Dataset) -> Figure:
 def main(config: Config) -> xarray.Dataset:
     """Run, print, write."""
     dataset = run(config)
-    directory = open_run(config.out, config, overwrite=True)
-    save_results(directory, dataset)
-    (directory / "golden.json").write_text(json.dumps(to_json(golden(dataset)), indent=1) + "\n")
-    picture = save_figure(directory, "seed_variance", figure(dataset))
-    print(f"\n{dataset.attrs['task']}\n\n{table(dataset)}")
-    print(f"\nfigure:  {picture}\nresults: {directory / 'results.nc'}")
+    conclude("seed_variance", config.out, config, dataset, golden(dataset), table(dataset), figure(dataset))
     return dataset
 
 

@@ -18,7 +18,6 @@ number of updates (their ghost batch normalization, which removes what is left, 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,9 +28,10 @@ import optax
 import xarray
 from jax import Array
 
+from experiments.conclusion import conclude
 from genjax.models import mlp
 from genjax.random import seed_keys
-from genjax.run import TrainConfig, ensemble, make_train, open_run, save_figure, save_results, to_json
+from genjax.run import TrainConfig, ensemble, make_train
 from genjax.tasks import Task, load_task
 
 if TYPE_CHECKING:
@@ -297,12 +297,7 @@ def figure(dataset: xarray.Dataset) -> Figure:
 def main(config: Config) -> xarray.Dataset:
     """Run, print, write."""
     dataset = run(config)
-    directory = open_run(config.out, config, overwrite=True)
-    save_results(directory, dataset)
-    (directory / "golden.json").write_text(json.dumps(to_json(golden(dataset)), indent=1) + "\n")
-    picture = save_figure(directory, "train_longer", figure(dataset))
-    print(f"\n{dataset.attrs['task']}\n\n{table(dataset)}")
-    print(f"\nfigure:  {picture}\nresults: {directory / 'results.nc'}")
+    conclude("train_longer", config.out, config, dataset, golden(dataset), table(dataset), figure(dataset))
     return dataset
 
 
