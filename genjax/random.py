@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from jax import Array
 from jax.typing import ArrayLike
@@ -40,3 +42,16 @@ def seed_keys(base_seed: int, n: int) -> Array:
       Typed keys, ``key<impl>[n]``.
     """
     return jax.vmap(lambda i: seed_key(base_seed, i))(jax.numpy.arange(n))
+
+
+def is_typed_key(leaf: Any) -> bool:
+    """Whether an array holds typed PRNG keys rather than numbers.
+
+    Args:
+      leaf: anything; of an array, a tracer or a ``jax.ShapeDtypeStruct`` the dtype counts.
+
+    Returns:
+      False for what has no dtype.
+    """
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and bool(jax.numpy.issubdtype(dtype, jax.dtypes.prng_key))

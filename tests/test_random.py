@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genjax.random import seed_key, seed_keys
+from genjax.random import is_typed_key, seed_key, seed_keys
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -49,3 +49,11 @@ def test_same_under_jit_vmap_and_sharding():
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("seed",))
     spread = jax.device_put(jnp.arange(6), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("seed")))
     np.testing.assert_array_equal(bits(jax.jit(fold)(spread)), alone)
+
+
+def test_typed_keys_are_told_from_numbers():
+    key = jax.random.key(0)
+    assert is_typed_key(key)
+    assert is_typed_key(jax.random.split(jax.random.key(0, impl="rbg"), 3))
+    assert is_typed_key(jax.eval_shape(lambda: key))
+    assert not any(is_typed_key(other) for other in (jax.random.key_data(key), np.zeros(2, np.uint32), 1.0, None))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from genjax.models.model import Bound, Model, ModelState
+from genjax.random import is_typed_key
 from genjax.typing import ApplyFn, Params
 
 if TYPE_CHECKING:
@@ -278,7 +279,9 @@ def _nnx_restart(streams: nnx.State, key: Array | None) -> nnx.State:
     key = jax.random.key(0) if key is None else key
     leaves, structure = jax.tree.flatten(streams)
     restarted = [
-        jax.random.split(jax.random.fold_in(key, i), leaf.shape) if _is_key(leaf) else jnp.zeros(leaf.shape, leaf.dtype)
+        jax.random.split(jax.random.fold_in(key, i), leaf.shape)
+        if is_typed_key(leaf)
+        else jnp.zeros(leaf.shape, leaf.dtype)
         for i, leaf in enumerate(leaves)
     ]
     return jax.tree.unflatten(structure, restarted)
@@ -379,12 +382,8 @@ def _check_make(make: Any, module_type: type) -> None:
 
 
 def _check_key(key: Any) -> None:
-    if not (isinstance(key, Array) and _is_key(key)):
+    if not (isinstance(key, Array) and is_typed_key(key)):
         raise TypeError(f"`key` must be a typed key from jax.random.key, but {_name(key)} came")
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _name(value: Any) -> str:

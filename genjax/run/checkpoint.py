@@ -24,6 +24,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from genjax.errors import GenjaxError
+from genjax.random import is_typed_key
 
 Results = dict[str, np.ndarray]
 
@@ -235,7 +236,7 @@ def scatter_flights(tree: Mapping[str, np.ndarray], shapes: Sequence[jax.ShapeDt
                     f"the checkpoint holds another run: its state {i} is {leaf.dtype}{leaf.shape}, this run's is "
                     f"{raw.dtype}{raw.shape}"
                 )
-            is_key = jnp.issubdtype(shape.dtype, jax.dtypes.prng_key)
+            is_key = is_typed_key(shape)
             states.append(jax.random.wrap_key_data(jnp.asarray(leaf), impl=_key_impl(shape)) if is_key else leaf)
         found.append(Flight(chunk, int(where[mine, 1][0]), {}, states))
     return found
@@ -250,7 +251,7 @@ def key_data(leaf: Any) -> Any:
     Returns:
       Array of an ordinary dtype.
     """
-    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    return jax.random.key_data(leaf) if is_typed_key(leaf) else leaf
 
 
 def _key_impl(shape: jax.ShapeDtypeStruct) -> Any:

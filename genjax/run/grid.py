@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from genjax.errors import check_positive
-from genjax.random import seed_keys
+from genjax.random import is_typed_key, seed_keys
 
 RESERVED = ("seed", "step", "snapshot", "setting")
 
@@ -77,7 +77,7 @@ def make_members(keys: int | Array, hparams: Mapping[str, Any] | Sequence[Mappin
     if isinstance(keys, int | np.integer) and not isinstance(keys, bool):
         check_positive("keys", keys, integer=True)
         keys = seed_keys(0, int(keys))
-    if not (isinstance(keys, Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
+    if not (isinstance(keys, Array) and is_typed_key(keys)):
         raise TypeError(f"`keys` must be a number of seeds or typed keys (jax.random.key), but {keys!r} came")
     if keys.ndim != 1 or not keys.size:
         raise ValueError(f"`keys` must have shape [s] with s > 0, but their shape is {keys.shape}")
@@ -134,19 +134,15 @@ def _axis(name: str, values: Any) -> tuple[Any, np.ndarray]:
             f"`hparams[{name!r}]` must have one or more values along a common leading axis, but the leading axes of "
             f"its leaves are {sorted(lengths)}"
         )
-    plain = len(leaves) == 1 and np.ndim(leaves[0]) == 1 and not _is_key(leaves[0])
+    plain = len(leaves) == 1 and np.ndim(leaves[0]) == 1 and not is_typed_key(leaves[0])
     # Labels keep the precision they were written in, so that 0.01 is found as 0.01.
     labels = np.asarray(leaves[0]) if plain else np.arange(len(leaves[0]))
     return jax.tree.map(lambda leaf: _numbers(name, leaf), values), labels
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _numbers(name: str, leaf: Any) -> Any:
     """As an array of the default precision; a weakly typed number would change the program's types with its kind."""
-    if _is_key(leaf):
+    if isinstance(leaf, Array) and is_typed_key(leaf):
         return leaf
     array = np.asarray(leaf)
     if array.dtype.kind not in "fiub":

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from genjax.errors import check_array, check_choice, check_positive, concrete
+from genjax.random import is_typed_key
 
 KINDS = ("classification", "regression")
 LABEL_ENCODINGS = ("one_hot", "centered_one_hot", "plus_minus_one")
@@ -317,7 +318,7 @@ def add_noise_dimensions(key: Array, task: Task, n_dimensions: int, scale: Any) 
 
 
 def _check_key(key: Any) -> None:
-    if not (isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
+    if not (isinstance(key, Array) and is_typed_key(key) and key.shape == ()):
         raise TypeError(f"`key` must be one typed key from jax.random.key, but {type(key).__name__} {key} came")
 
 
