@@ -177,7 +177,7 @@ def planner_probe() -> dict[str, Any]:
     problem = make_problem(PLANNED)
     members = make_members(problem.seeds, {"learning_rate": problem.rates})
     plan = plan_chunk(problem.train, members, 1e12)
-    run = engine(problem, chunk=plan.chunk)
+    run = engine(make_problem(dataclasses.replace(PLANNED, chunk=plan.chunk)))
     run()
     before, peak = _resident("VmRSS"), None
     with contextlib.suppress(OSError):
@@ -323,11 +323,13 @@ def seeds_per_second(size: Size, members: Sequence[int], repetitions: int = 3) -
         run()
         return n / float(np.median([_timed(run)[1] for _ in range(repetitions)]))
 
-    problems = {n: make_problem(dataclasses.replace(size, n_seeds=n, n_rates=1)) for n in {*members, N_SEQUENTIAL}}
+    problems = {
+        n: make_problem(dataclasses.replace(size, n_seeds=n, n_rates=1, chunk=None)) for n in {*members, N_SEQUENTIAL}
+    }
     return {
         "size": dataclasses.asdict(size),
         "sequential": rate(N_SEQUENTIAL, sequential_train(problems[N_SEQUENTIAL])),
-        "seeds_per_s": {str(n): rate(n, engine(problems[n], chunk=None)) for n in members},
+        "seeds_per_s": {str(n): rate(n, engine(problems[n])) for n in members},
     }
 
 

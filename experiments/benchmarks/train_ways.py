@@ -37,7 +37,7 @@ class Size:
       n_rates: learning rates, crossed with the seeds.
       n_train: training examples.
       n_test: test examples.
-      chunk: members side by side in one ``vmap``; the engine would choose the same for this many members.
+      chunk: members side by side in one ``vmap``, the engine's own choice for this many; None leaves it the choice.
     """
 
     width: int
@@ -47,7 +47,7 @@ class Size:
     n_rates: int = 8
     n_train: int = 1297
     n_test: int = 500
-    chunk: int = 8
+    chunk: int | None = 8
 
 
 # Long enough that what is done once a call does not count; ``MANY`` is short, so that it does.
@@ -94,8 +94,8 @@ def _adam(hparams: Mapping[str, Any]) -> optax.GradientTransformation:
     return optax.adam(hparams["learning_rate"])
 
 
-def engine(problem: Problem, chunk: int | None = 0) -> Run:
-    execution = Execution(chunk=problem.size.chunk if chunk == 0 else chunk, progress=False)
+def engine(problem: Problem) -> Run:
+    execution = Execution(chunk=problem.size.chunk, progress=False)
 
     def run() -> np.ndarray:
         grid = {"learning_rate": problem.rates}
@@ -177,7 +177,7 @@ def hand_written_scan(problem: Problem, hand: HandWritten) -> Run:
     keys, rates = problem.members()
 
     def run() -> np.ndarray:
-        width = problem.size.chunk
+        width = problem.size.chunk or len(rates)
         chunks = [slice(i, i + width) for i in range(0, len(rates), width)]
         return _test_losses([whole(keys[chunk], rates[chunk]) for chunk in chunks])
 

@@ -166,13 +166,11 @@ def run_train(command: Train) -> int:
     _keep_compilations(command.compilation_cache)
 
     from genjax.random import seed_key
-    from genjax.run import Execution, Interrupted, ensemble, make_train, require_no_run
+    from genjax.run import Execution, Interrupted, ensemble, make_train
 
     if jax.process_count() > 1 and command.out is None:
         raise ValueError("`out` must be given where several processes share the work, the same folder for all")
     directory = (command.out or run_directory("train", command.task, command.model)) if command.save else None
-    if directory is not None and not command.resume and jax.process_index() == 0:
-        require_no_run(directory)
     task = make_task(command, flatten=command.model != "cnn")
     model = _model(command, task.n_outputs)
     train = make_train(model, task, Optimizer(command.optimizer, command.momentum), _config(command, task))

@@ -37,13 +37,13 @@ class Flight:
       chunk: its index.
       step: steps done; -1 before the first dispatch.
       results: ``[c, ...]`` by name so far: recorded metrics ``[c, r]`` and snapshots ``[c, s, ...]``.
-      states: leaves of the members' states a restored flight goes on from.
+      states: the members' states that a restored flight goes on from; None begins at the beginning.
     """
 
     chunk: int
-    step: int
-    results: Results
-    states: list[Any]
+    step: int = -1
+    results: Results = dataclasses.field(default_factory=dict)
+    states: Any = None
 
 
 class Store:
@@ -81,7 +81,7 @@ class Store:
         _write(self._rows(chunk) / f"{step:010d}.npz", results)
 
     def load_rows(self, chunk: int, step: int) -> Results:
-        """What a chunk's segments up to a step have added; later ones, whose states are lost, are forgotten."""
+        """What a chunk's segments up to a step have added; later ones, whose states are lost, are deleted."""
         results: Results = {}
         for path in sorted(self._rows(chunk).glob("*.npz")):
             if int(path.stem) <= step:
@@ -207,12 +207,12 @@ def gather_flights(
     return tree | {"where": whole(table)}
 
 
-def scatter_flights(tree: Mapping[str, np.ndarray], shapes: Sequence[jax.ShapeDtypeStruct]) -> list[Flight]:
+def scatter_flights(tree: Mapping[str, np.ndarray], shapes: Any) -> list[Flight]:
     """The flights of a checkpoint, to be taken up on any devices.
 
     Args:
       tree: of :func:`gather_flights`, as NumPy arrays.
-      shapes: of one chunk's states, leaf by leaf.
+      shapes: of one chunk's states, as :func:`jax.eval_shape` gives them.
 
     Returns:
       The flights, with states and without results.
@@ -221,11 +221,12 @@ def scatter_flights(tree: Mapping[str, np.ndarray], shapes: Sequence[jax.ShapeDt
       GenjaxError: the states are not this run's.
     """
     where = tree["where"]
+    leaves, structure = jax.tree.flatten(shapes)
     found = []
     for chunk in sorted({int(chunk) for chunk in where[:, 0] if chunk >= 0}):
         mine = where[:, 0] == chunk
         states = []
-        for i, shape in enumerate(shapes):
+        for i, shape in enumerate(leaves):
             raw = jax.eval_shape(key_data, shape)
             leaf = np.zeros(raw.shape, raw.dtype)
             if raw.size and f"state/{i}" in tree:
@@ -238,7 +239,7 @@ def scatter_flights(tree: Mapping[str, np.ndarray], shapes: Sequence[jax.ShapeDt
                 )
             is_key = is_typed_key(shape)
             states.append(jax.random.wrap_key_data(jnp.asarray(leaf), impl=_key_impl(shape)) if is_key else leaf)
-        found.append(Flight(chunk, int(where[mine, 1][0]), {}, states))
+        found.append(Flight(chunk, int(where[mine, 1][0]), states=jax.tree.unflatten(structure, states)))
     return found
 
 

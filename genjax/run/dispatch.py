@@ -8,13 +8,13 @@ devices there are. The alternative, one slot that spans the devices of this proc
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from genjax.errors import GenjaxError, check_positive
 from genjax.run.checkpoint import key_data
@@ -108,13 +108,18 @@ class Slot:
     """
 
     def __init__(self, program: Program, devices: Sequence[jax.Device]) -> None:
-        self._mesh = None if len(devices) == 1 else Mesh(np.array(devices), ("member",), axis_types=(AxisType.Auto,))
-        self._whole = (
-            SingleDeviceSharding(devices[0]) if self._mesh is None else NamedSharding(self._mesh, PartitionSpec())
-        )
-        self._split = self._whole if self._mesh is None else NamedSharding(self._mesh, PartitionSpec("member"))
         self.devices = list(devices)
-        self._program = jax.device_put(program, self._whole)
+        if len(devices) == 1:
+            whole: Sharding = SingleDeviceSharding(devices[0])
+            self._split = whole
+            self._init: Callable[..., State] = _init
+            self._advance: Callable[..., tuple[State, Rows]] = _advance
+        else:
+            mesh = Mesh(np.array(devices), ("member",), axis_types=(AxisType.Auto,))
+            whole, self._split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("member"))
+            self._init = functools.partial(_init_sharded, mesh)
+            self._advance = functools.partial(_advance_sharded, mesh)
+        self._program = jax.device_put(program, whole)
         self._members: tuple[Array, dict[str, Any]] | None = None
         self._rows: Any = None
         self.states: State = None
@@ -123,12 +128,10 @@ class Slot:
         """Take up a chunk: from its beginning, or from restored states."""
         # What is not yet on a device goes where the program's data are.
         self._members = members
-        if states is not None:
-            self.states = jax.device_put(states, self._split)
-        elif self._mesh is None:
-            self.states = _init(self._program, *members)
+        if states is None:
+            self.states = self._init(self._program, *members)
         else:
-            self.states = _init_sharded(self._mesh, self._program, *members)
+            self.states = jax.device_put(states, self._split)
 
     def idle(self, members: tuple[Array, dict[str, Any]]) -> None:
         """Hold zeros in place of a chunk's states, for checkpoints that span all devices."""
@@ -138,11 +141,7 @@ class Slot:
     def dispatch(self, cut: Pieces) -> None:
         """Start one segment; returns at once."""
         assert self._members is not None
-        arguments = (self._program, self.states, *self._members, cut)
-        if self._mesh is None:
-            self.states, self._rows = _advance(*arguments)
-        else:
-            self.states, self._rows = _advance_sharded(self._mesh, *arguments)
+        self.states, self._rows = self._advance(self._program, self.states, *self._members, cut)
 
     def shards(self) -> list[list[Array]]:
         """Leaves of the states, each as its arrays on the slot's devices."""

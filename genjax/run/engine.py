@@ -34,8 +34,8 @@ class Execution:
     """How an ensemble runs; only ``chunk`` and ``dispatch`` can change the last bits of a result.
 
     Attributes:
-      chunk: members side by side on one device; part of the run's specification. None: on CPUs 8,
-        16 or 32, by size; elsewhere the widest that fits the memory and leaves no device idle.
+      chunk: members side by side on one device; part of the run's specification. None: on CPUs 8, 16 or 32,
+        by the size of a member; elsewhere the widest that fits the memory and leaves no device idle.
       memory_budget: bytes a chunk's segment may need on a device; None: 80 % of the device's memory where it says.
       dispatch: ``"per_device"`` (one executable a device; results do not depend on the number of devices) or
         ``"shard_map"`` (one executable across this process's devices).
@@ -148,7 +148,7 @@ class Group:
         assert self.store is not None
         assert self.directory is not None
         finished = self.store.finished()
-        shapes = jax.tree.leaves(jax.eval_shape(init_members, self.program, *self._take(0)))
+        shapes = jax.eval_shape(init_members, self.program, *self._take(0))
         tree = self.store.load_states()
         found = [] if tree is None else scatter_flights(tree, shapes)
         flights = {flight.chunk: flight for flight in found if flight.chunk not in finished and flight.step > 0}
@@ -165,16 +165,11 @@ class Group:
         return self.members.take(np.minimum(rows, self.members.n - 1))
 
     def _take_up(self, slot: Slot, chunk: int, flights: Mapping[int, Flight]) -> Flight:
-        flight = flights.get(chunk)
-        if flight is None:
-            slot.load(self._take(chunk))
-            if self.store is not None:
-                self.store.load_rows(chunk, -1)  # forgets what a run killed before its first checkpoint left
-            return Flight(chunk, -1, {}, [])
-        assert self.store is not None
-        flight.results = self.store.load_rows(chunk, flight.step)
-        shapes = jax.eval_shape(init_members, self.program, *self._take(chunk))
-        slot.load(self._take(chunk), jax.tree.unflatten(jax.tree.structure(shapes), flight.states))
+        flight = flights.get(chunk, Flight(chunk))
+        if self.store is not None:
+            flight.results = self.store.load_rows(chunk, flight.step)
+        slot.load(self._take(chunk), flight.states)
+        flight.states = None
         return flight
 
     def _round(self, active: dict[Slot, Flight], progress: Progress, stream: MetricStream) -> None:

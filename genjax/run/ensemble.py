@@ -98,10 +98,12 @@ def ensemble(
         raise ValueError("`devices` must be left out, or name all of this process's, where several share the work")
     if directory is None and (resume or jax.process_count() > 1):
         raise ValueError("`directory` must be given to resume, and where several processes share the work")
+    if directory is not None and not resume:
+        require_no_run(directory)
+        wait_for_all("genjax: no run yet")
     members = make_members(keys, hparams)
     combinations = _combinations(static, members)
-    build: Callable[..., Any] = fn if static else lambda: fn  # type: ignore[assignment]
-    programs = [_as_program(build(**values), dims) for values in combinations]
+    programs = _programs(fn, combinations, dims)
     _check_results(programs, members)
     if resume and directory is not None and execution.chunk is None:
         execution = dataclasses.replace(execution, chunk=_stored_chunk(directory))
@@ -112,12 +114,9 @@ def ensemble(
             check_same_run(directory, specification)
             if (directory / "results.nc").exists():
                 return load_results(directory)
-        else:
-            require_no_run(directory)
-            wait_for_all("genjax: no run yet")
-            if jax.process_index() == 0:
-                open_run(directory, specification if config is None else config)
-                write_json(directory / "specification.json", specification)
+        elif jax.process_index() == 0:
+            open_run(directory, specification if config is None else config)
+            write_json(directory / "specification.json", specification)
         wait_for_all("genjax: run directory")
     with catch_signals(directory is not None) as received:
         parts = []
@@ -143,6 +142,13 @@ def ensemble(
         wait_for_all("genjax: results")
         return load_results(directory)
     return dataset
+
+
+def _programs(
+    fn: Any, combinations: Sequence[Mapping[str, Any]], dims: Mapping[str, tuple[str, ...]] | None
+) -> list[Program]:
+    """One for each combination of static values; without any, ``fn`` is the program or function itself."""
+    return [_as_program(fn(**values) if values else fn, dims) for values in combinations]
 
 
 def _as_program(fn: Any, dims: Mapping[str, tuple[str, ...]] | None) -> Program:
