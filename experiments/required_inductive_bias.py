@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 
 from genjax.ntk import linear, mlp_nngp, mlp_ntk, rbf
 from genjax.random import seed_key
-from genjax.run import inductive_bias_dataset, open_run, save_figure, save_results
+from genjax.run import open_run, save_figure, save_results
 from genjax.tasks import Task, add_label_noise, add_noise_dimensions, load_task, subset
 from genjax.typing import Kernel
-from genjax.volume import InductiveBias, gaussian_inductive_bias
+from genjax.volume import InductiveBias, gaussian_inductive_bias, inductive_bias_dataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

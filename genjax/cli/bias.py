@@ -63,8 +63,8 @@ def run_bias(command: Bias) -> int:
     import jax
 
     from genjax.random import seed_key
-    from genjax.run import inductive_bias_dataset, open_run, require_no_run, save_figure, save_results, to_json
-    from genjax.volume import gaussian_inductive_bias
+    from genjax.run import open_run, require_no_run, save_figure, save_results, to_json
+    from genjax.volume import gaussian_inductive_bias, inductive_bias_dataset
 
     directory = command.out or run_directory("bias", command.task, command.space)
     if command.save:

@@ -1,6 +1,5 @@
 """Running experiments: training as a pure function, ensembles over seeds and settings, and what they produce."""
 
-from genjax.run.datasets import inductive_bias_dataset, snapshot_params
 from genjax.run.dispatch import ChunkPlan, plan_chunk
 from genjax.run.engine import Execution
 from genjax.run.ensemble import ensemble
@@ -16,6 +15,7 @@ from genjax.run.results import (
     save_results,
     to_json,
 )
+from genjax.run.snapshots import snapshot_params
 from genjax.run.train import MemberStatus, Train, TrainResult, make_train
 from genjax.run.train_config import Stopping, TrainConfig, cross_entropy, squared_error, zero_one_error
 
@@ -32,7 +32,6 @@ __all__ = [
     "TrainResult",
     "cross_entropy",
     "ensemble",
-    "inductive_bias_dataset",
     "load_results",
     "make_members",
     "make_train",

@@ -1,5 +1,6 @@
 """Volumes of hypothesis spaces: how much inductive bias, beyond the data, a task requires."""
 
+from genjax.volume.datasets import inductive_bias_dataset
 from genjax.volume.gaussian import (
     ErrorLaw,
     GaussianPosterior,
@@ -27,6 +28,7 @@ __all__ = [
     "generalized_chi2_logcdf",
     "generalized_chi2_logpdf",
     "generalized_chi2_logsf",
+    "inductive_bias_dataset",
     "lanczos_error_law",
     "squared_error_law",
 ]

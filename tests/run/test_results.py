@@ -20,7 +20,6 @@ import genjax
 from genjax.errors import Status
 from genjax.ntk import rbf
 from genjax.run import (
-    inductive_bias_dataset,
     load_results,
     open_run,
     provenance,
@@ -31,7 +30,7 @@ from genjax.run import (
     to_json,
 )
 from genjax.tasks import make_task
-from genjax.volume import gaussian_inductive_bias
+from genjax.volume import gaussian_inductive_bias, inductive_bias_dataset
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,13 @@
-"""Results as labelled :class:`xarray.Dataset`, ready for ``results.nc`` and :mod:`genjax.plot`, and back."""
+"""Inductive-bias curves as labelled :class:`xarray.Dataset`, ready for ``results.nc`` and :mod:`genjax.plot`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
-from genjax.volume import InductiveBias
+from genjax.volume.inductive_bias import InductiveBias
 
 if TYPE_CHECKING:
     import xarray
@@ -27,6 +26,9 @@ def inductive_bias_dataset(results: Mapping[str, InductiveBias]) -> xarray.Datas
 
     Raises:
       ValueError: no results, or their target errors differ.
+
+    References:
+      The layout is genjax's own.
     """
     import xarray
 
@@ -65,29 +67,3 @@ def inductive_bias_dataset(results: Mapping[str, InductiveBias]) -> xarray.Datas
         },
         attrs={"given": [r.bias.given for r in results.values()], "n_outputs": first.n_outputs},
     )
-
-
-def snapshot_params(dataset: xarray.Dataset, like: Any) -> Any:
-    """The parameters an ensemble kept, as pytrees again: stacked models for measures and kernels.
-
-    Args:
-      dataset: of :func:`genjax.run.ensemble`, run with ``snapshots``; select members and snapshots as you like first.
-      like: a pytree of the model's structure, such as parameters or what ``jax.eval_shape`` makes of ``model.init``.
-
-    Returns:
-      Pytree of ``like``'s structure; leaves ``[members..., (snapshot), ...]`` with the axes of the dataset in front.
-
-    Raises:
-      ValueError: the dataset holds no such parameters, or of another shape.
-    """
-    paths, structure = jax.tree_util.tree_flatten_with_path(like)
-    leaves = []
-    for path, leaf in paths:
-        name = f"params.{jax.tree_util.keystr(path, simple=True, separator='.')}".removesuffix(".")
-        if name not in dataset:
-            raise ValueError(f"`dataset` must hold the variable {name!r}: run the ensemble with `snapshots`")
-        values = dataset[name].values
-        if values.shape[values.ndim - np.ndim(leaf) :] != np.shape(leaf):
-            raise ValueError(f"`like` must have shapes of `dataset`, but {name!r} is {np.shape(leaf)} in one of them")
-        leaves.append(values)
-    return jax.tree.unflatten(structure, leaves)
