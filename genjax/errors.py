@@ -27,6 +27,8 @@ class Status(enum.IntEnum):
     IMPOSSIBLE = 1
     INACCURATE = 2
     INVALID = 3
+    BOUND = 4
+    DOUBTFUL = 5
 
     @property
     def message(self) -> str:
@@ -36,6 +38,8 @@ class Status(enum.IntEnum):
             Status.IMPOSSIBLE: "the event has probability zero: the target lies at or below the floor of the error",
             Status.INACCURATE: "the stated error is larger than the accuracy this method promises",
             Status.INVALID: "not a number: an argument was NaN or out of range",
+            Status.BOUND: "only a one-sided bound: the event was never seen within the budget",
+            Status.DOUBTFUL: "a diagnostic failed: the simulation may have missed part of the event",
         }[self]
 
 

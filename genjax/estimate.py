@@ -30,6 +30,8 @@ class Estimate:
       error_bound: ``float[...]``, bound in nats on the numerical (quadrature, rounding) error.
       status: ``int[...]`` of :class:`genjax.errors.Status`.
       given: what the quantity is conditioned on, in words.
+      bounds: 95 % interval ``(low, high)``, ``float[...]`` each, of methods that have one of their own: binomial,
+        Student's t over replicas, one-sided. None: normal, from ``stderr``.
     """
 
     value: Array
@@ -37,6 +39,7 @@ class Estimate:
     error_bound: Array
     status: Array
     given: str = _static()
+    bounds: tuple[Array, Array] | None = None
 
     @property
     def bits(self) -> Array:
@@ -44,7 +47,7 @@ class Estimate:
         return self.value / NATS_PER_BIT
 
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
-        """Interval ``value -+ (z * stderr + error_bound)`` in nats, normal for the statistical part.
+        """Interval in nats: the method's own, else ``value -+ (z * stderr + error_bound)``, normal in its first part.
 
         Args:
           level: coverage of the statistical part, in (0, 1).
@@ -53,13 +56,17 @@ class Estimate:
           Lower and upper ends, ``float[...]`` each, nats.
 
         Raises:
-          ValueError: ``level`` is not strictly between 0 and 1.
+          ValueError: ``level`` is not strictly between 0 and 1, or not 0.95 for a method with an interval of its own.
 
         References:
           The normal quantile; the numerical bound is added, not combined in quadrature, because it is a bound.
         """
         if not 0 < level < 1:
             raise ValueError(f"`level` must be strictly between 0 and 1, but {level!r} came")
+        if self.bounds is not None:
+            if level != 0.95:
+                raise ValueError(f"`level` must be 0.95, for which the method gave its interval, but {level!r} came")
+            return self.bounds
         half = NormalDist().inv_cdf((1 + level) / 2) * self.stderr + self.error_bound
         # An impossible event has value +inf and no width; inf - 0 stays inf, inf - nan would not.
         half = jnp.where(jnp.isinf(self.value), 0, half)
