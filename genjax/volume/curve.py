@@ -34,6 +34,31 @@ class Particles:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class EventCurve:
+    r"""Log probability of rare events, :math:`\log P(s \le t)`, by simulation.
+
+    Attributes:
+      threshold: ``float[e]``, the t.
+      log_prob: nats, :class:`genjax.estimate.Estimate` ``[e]`` with 95 % bounds; where the event was never seen the
+        status is ``BOUND`` and the value the upper end of a one-sided interval.
+      particles: hypotheses from the rarest event seen; ``test_error`` is their score.
+      diagnostics: numbers by name that say how the simulation went.
+      warnings: what looked wrong, in sentences.
+      n_hypotheses: hypotheses evaluated altogether.
+      method: name of the method.
+    """
+
+    threshold: Array
+    log_prob: Estimate
+    particles: Particles
+    diagnostics: dict[str, Any]
+    warnings: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    n_hypotheses: int = dataclasses.field(metadata={"static": True})
+    method: str = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class BiasCurve:
     r"""Required inductive bias by simulation, :math:`I(\epsilon) = -\log P(e_{test} \le \epsilon \mid fit)`.
 

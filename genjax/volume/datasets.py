@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genjax.volume.inductive_bias import InductiveBias
+from genjax.volume.gaussian_bias import InductiveBias
 
 if TYPE_CHECKING:
     import xarray

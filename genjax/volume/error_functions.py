@@ -53,6 +53,21 @@ class ErrorFunction:
             return error
         return error + _GUIDE * self.guide(outputs, targets) / targets.shape[0]
 
+    def from_score(self, score: Array, n: int) -> Array:
+        """The error that a score stands for.
+
+        Args:
+          score: ``float[...]``.
+          n: number of examples.
+
+        Returns:
+          ``float[...]``.
+
+        References:
+          Genjax's own.
+        """
+        return score if self.guide is None else jnp.floor(score * n + _ROUNDING) / n
+
     def threshold(self, target_error: Array, n: int) -> Array:
         """The score that a hypothesis of at most this error does not exceed, and every other does.
 

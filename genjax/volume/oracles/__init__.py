@@ -10,6 +10,7 @@ Gaussian mass of a ball, an ellipsoid  ball_log_prob, noncentral_chi2_logcdf, el
 quadratic and singular basins          quadratic_basin_log_volume, normal_crossing_log_prob, monomial_log_prob
 perceptrons                            spherical_cap_log_prob, cover_log_separable, random_perceptron_log_prior
 succession perceptron, orthants        succession_log_fit, succession_inductive_bias
+teacher-student perceptron, replicas   teacher_student
 all nets of a small family             binary_network (and its functions), binary_perceptron_distances
 reference numbers                      sgld_llc, DIGITS_RBF_NATS
 =====================================  ==================================================================
@@ -36,6 +37,7 @@ from genjax.volume.oracles.references import (
     DIGITS_RBF_TASK,
     sgld_llc,
 )
+from genjax.volume.oracles.replica import TeacherStudent, teacher_student
 from genjax.volume.oracles.volumes import (
     ball_log_prob,
     ellipsoid_log_prob,
@@ -51,6 +53,7 @@ __all__ = [
     "DIGITS_RBF_NATS",
     "DIGITS_RBF_TASK",
     "BinaryNetwork",
+    "TeacherStudent",
     "ball_log_prob",
     "binary_network",
     "binary_network_inductive_bias",
@@ -67,4 +70,5 @@ __all__ = [
     "spherical_cap_log_prob",
     "succession_inductive_bias",
     "succession_log_fit",
+    "teacher_student",
 ]
