@@ -14,6 +14,7 @@ experiments: $(VENV)/.installed
 	$(PY) -m experiments.double_descent
 	$(PY) -m experiments.seed_variance
 	$(PY) -m experiments.train_longer
+	$(PY) -m experiments.architecture_bias
 
 test: $(VENV)/.installed-test
 	$(TEST)
@@ -34,6 +35,8 @@ check: $(VENV)/.installed-check
 bench: $(VENV)/.installed
 	$(PY) -m experiments.benchmarks.exact_inductive_bias
 	$(PY) -m experiments.benchmarks.train_engine
+	$(PY) -m experiments.benchmarks.volume_throughput
+	$(PY) -m experiments.benchmarks.volume_coverage
 
 clean:
 	rm -rf .venv .venv-jax-* .mypy_cache .pytest_cache .ruff_cache

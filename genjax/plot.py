@@ -18,6 +18,8 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#00
 STYLES = ("-", "--", "-.", ":")
 # Nine in ten random draws reach an error that needs a tenth of a nat: below it lies nothing to see.
 _SMALLEST_SHOWN = 0.1
+# Length of the arrow of a lower bound, as a share of it.
+_ARROW = 0.35
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _MEDIAN: dict[str, Any] = {"fmt": "D", "color": "black", "markersize": 3.5, "elinewidth": 1.2, "capsize": 3}
 # More cells than this leave no room for numbers in them.
@@ -30,10 +32,13 @@ def inductive_bias_curves(
     """Draw required inductive bias on a logarithmic scale, nats on the left and bits on the right.
 
     A point of infinite bias (an impossible target) is not drawn; where a curve along the target error meets its floor,
-    a cross at the last possible point says so. Uncertain points carry bars of 1.96 standard errors.
+    a cross at the last possible point says so. Uncertain points carry bars: their interval where there is one, else
+    1.96 standard errors. A point that is only a lower bound (its interval has no upper end) carries an arrow instead
+    and is not joined to the others.
 
     Args:
-      dataset: holds ``nats`` over the dimensions ``over`` and ``by``, and optionally ``stderr``.
+      dataset: holds ``nats`` over the dimensions ``over`` and ``by``, and optionally ``stderr``, or ``low`` and
+        ``high``.
       ax: axes to draw on; None makes a figure.
       over: dimension along the horizontal axis.
       by: dimension that tells the curves apart.
@@ -47,7 +52,8 @@ def inductive_bias_curves(
     for i, name in enumerate(dataset[by].values):
         curve = dataset.sel({by: name})
         y = curve["nats"].values.astype(float)
-        drawable = np.isfinite(y) & (y > 0)
+        bounded = np.isinf(curve["high"].values) if "high" in curve else np.zeros(y.shape, bool)
+        drawable = np.isfinite(y) & (y > 0) & ~bounded
         color = COLORS[i % len(COLORS)]
         ax.plot(
             x[drawable],
@@ -57,7 +63,15 @@ def inductive_bias_curves(
             marker=None if many else MARKERS[i % len(MARKERS)],
             label=str(name),
         )
-        if "stderr" in curve and bool((curve["stderr"] > 0).any()):
+        if "high" in curve:
+            ends = np.abs(np.stack([curve["low"].values, curve["high"].values])[:, drawable] - y[drawable])
+            ax.errorbar(x[drawable], y[drawable], ends, fmt="none", color=color, capsize=2)
+            at_least = bounded & np.isfinite(y) & (y > 0)
+            style: dict[str, Any] = {"fmt": MARKERS[i % len(MARKERS)], "markerfacecolor": "white", "color": color}
+            if at_least.any():
+                where = x[at_least], y[at_least]
+                ax.errorbar(*where, _ARROW * y[at_least], lolims=True, label=f"{name}: at least", **style)
+        elif "stderr" in curve and bool((curve["stderr"] > 0).any()):
             ax.errorbar(x[drawable], y[drawable], 1.96 * curve["stderr"].values[drawable], fmt="none", color=color)
         if over == "target_error" and np.isinf(y).any() and drawable.any():
             last = np.flatnonzero(drawable)[np.argmin(x[drawable])]
@@ -65,8 +79,11 @@ def inductive_bias_curves(
                 x[last], y[last], "x", color=color, markersize=9, markeredgewidth=2, label=f"{name}: impossible below"
             )
     ax.set_yscale("log")
-    ax.set_xlabel({"target_error": "target error (mean squared)"}.get(over, dataset[over].attrs.get("long_name", over)))
+    name = dataset[over].attrs.get("long_name", over)
     if over == "target_error":
+        name = f"target error: {name.partition(' (')[0]}" if "high" in dataset else "target error (mean squared)"
+    ax.set_xlabel(name)
+    if over == "target_error" and (x > 0).all():
         ax.set_xscale("log")
     ax.set_ylabel("required inductive bias (nats)")
     shown = dataset["nats"].values[np.isfinite(dataset["nats"].values) & (dataset["nats"].values > _SMALLEST_SHOWN)]

@@ -49,7 +49,7 @@ SMALL: dict[str, Any] = {"n_particles": 256, "n_replicas": 12, "max_rows": 128}
 # Tempering the 0-1 errors of sign functions has no gradient to follow; it moves as splitting does.
 METHODS = {
     "splitting": Splitting(**SMALL),
-    "tempered": Tempered(**SMALL, move="pcn", n_moves=10),
+    "tempered": Tempered(**{**SMALL, "n_particles": 512}, move="pcn", n_moves=10),
     "nested": Nested(**{**SMALL, "max_rows": 512}),
 }
 QUIET = Execution(progress=False)

@@ -1,4 +1,4 @@
-"""Command line: ``genjax bias ...``, ``genjax train ...``, ``genjax info``.
+"""Command line: ``genjax bias ...``, ``genjax train ...``, ``genjax volume ...``, ``genjax info``.
 
 Bad arguments exit with 2 and a sentence, failed runs with 1, runs stopped by signal s with 128 + s.
 """
@@ -15,6 +15,7 @@ import tyro
 from genjax.cli.bias import Bias, run_bias
 from genjax.cli.options import in_options
 from genjax.cli.train import Train, run_train
+from genjax.cli.volume import Volume, run_volume
 from genjax.errors import GenjaxError
 
 
@@ -39,13 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
     commands = (
         Annotated[Bias, tyro.conf.subcommand("bias")]
         | Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Volume, tyro.conf.subcommand("volume")]
         | Annotated[Info, tyro.conf.subcommand("info")]
     )
-    command: Bias | Train | Info = tyro.cli(commands, prog="genjax", description=__doc__, args=arguments)
+    command: Bias | Train | Volume | Info = tyro.cli(commands, prog="genjax", description=__doc__, args=arguments)
     try:
         if isinstance(command, Bias):
             return run_bias(command)
-        return run_train(command) if isinstance(command, Train) else _info()
+        if isinstance(command, Train):
+            return run_train(command)
+        return run_volume(command) if isinstance(command, Volume) else _info()
     except (ValueError, TypeError, OSError, GenjaxError) as error:
         if command.debug:
             raise

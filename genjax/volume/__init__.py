@@ -30,6 +30,7 @@ from genjax.volume.llc import (
     llc_from_curve,
     local_learning_coefficient,
 )
+from genjax.volume.local import curvature_scale, local_log_volume
 from genjax.volume.nested import Nested
 from genjax.volume.simulation import inductive_bias, log_probability
 from genjax.volume.spaces import (
@@ -73,6 +74,7 @@ __all__ = [
     "bias_of_proportion",
     "boolean_function_histogram",
     "clopper_pearson",
+    "curvature_scale",
     "error_function",
     "fan_in_scale",
     "gaussian_inductive_bias",
@@ -90,6 +92,7 @@ __all__ = [
     "llc_by_thermodynamic_integration",
     "llc_from_curve",
     "local_learning_coefficient",
+    "local_log_volume",
     "log_prior_space",
     "log_probability",
     "log_proportion",

@@ -57,7 +57,7 @@ def leapfrog(
       Roberts & Tweedie (1996), Exponential convergence of Langevin distributions; Neal (2011), MCMC using Hamiltonian
       dynamics; Welling & Teh (2011), Bayesian learning via stochastic gradient Langevin dynamics.
     """
-    momenta, jitter, batches, coin = jax.random.split(key, 4)
+    momenta, jitter, coin, *batches = jax.random.split(key, 3 + n_leapfrog)
     h = jnp.sqrt(step_size)
     if n_leapfrog > 1:
         h = h * jax.random.uniform(jitter, (), h.dtype, 0.8, 1.2)
@@ -69,7 +69,7 @@ def leapfrog(
         there = locate(potential, here.z + h * p, batch)
         return (there, p - h / 2 * there.gradient), None
 
-    (end, p_end), _ = lax.scan(leap, (position, p), jax.random.split(batches, n_leapfrog))
+    (end, p_end), _ = lax.scan(leap, (position, p), jnp.stack(batches))
     gain = position.potential - end.potential + 0.5 * (jnp.sum(p**2) - jnp.sum(p_end**2))
     probability = jnp.where(jnp.isnan(gain), 0, jnp.exp(jnp.minimum(gain, 0)))
     accepted = (jax.random.uniform(coin) < probability) | (not corrected)
@@ -83,7 +83,7 @@ class ChainSummary(NamedTuple):
     Attributes:
       mean: over the draws of the chains that stayed finite.
       stderr: Monte Carlo standard error of the mean, autocorrelation and disagreement of chains included.
-      r_hat: split R-hat; 1 at convergence, ``inf`` for chains that do not move and disagree.
+      r_hat: split R-hat; 1 at convergence, huge for chains that do not move and disagree.
       effective_draws: independent draws that would have the same error.
       failed: chains with a draw that was not finite, ``bool[c]``.
     """
@@ -125,7 +125,7 @@ def summarize_chains(draws: Array) -> ChainSummary:
     n = draws.shape[1] // 2
     halves = jnp.where(failed[:, None], 0, draws)[:, -2 * n :].reshape(-1, n)
     good = jnp.repeat(~failed, 2)
-    m = jnp.sum(good)
+    m = jnp.sum(good, dtype=draws.dtype)
 
     def average(values: Array) -> Array:
         weights = good.reshape(good.shape + (1,) * (values.ndim - 1))

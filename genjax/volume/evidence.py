@@ -115,9 +115,9 @@ def sign_log_evidence(
 
     Returns:
       :class:`genjax.estimate.Estimate` of shape ``[]``, nats. ``error_bound`` is infinite: none is known. Status
-      ``INACCURATE`` where the sites did not converge (those of impossible labels never do), ``INVALID`` with NaN where
-      an argument is out of range under ``jit``, K is not positive semi-definite or an output without noise has variance
-      zero.
+      ``INACCURATE`` where the sites did not converge, ``INVALID`` with NaN where an argument is out of range under
+      ``jit``, K is not positive semi-definite, an output without noise has variance zero or the sites overflowed.
+      Impossible labels end as one or the other.
 
     Raises:
       TypeError: an argument is not real numbers.

@@ -272,6 +272,7 @@ def llc_by_thermodynamic_integration(
     return IntegratedLLC(coefficient, free_energy, betas, each)
 
 
+@jax.jit
 def _integrate(betas: Array, each: LLC) -> tuple[Estimate, Array]:
     values, steps = each.coefficient.value, jnp.diff(jnp.log(betas))
     finite = ~each.failed[..., None]
@@ -356,7 +357,11 @@ def llc_from_curve(
     noise = jnp.zeros((size, size)) if covariance is None else jnp.asarray(covariance)
     noise = check_array("covariance", jnp.diag(noise) if noise.ndim == 1 else noise, shape=(size, size))
 
-    x = jnp.log(error)
+    return _fit_law(jnp.log(error), log_p, noise, covariance is None, fit_multiplicity)
+
+
+@functools.partial(jax.jit, static_argnames=("exact", "fit_multiplicity"))
+def _fit_law(x: Array, log_p: Array, noise: Array, exact: bool, fit_multiplicity: bool) -> CurveLLC:
     columns = [x - jnp.mean(x), jnp.ones_like(x)] + ([jnp.log(-x)] if fit_multiplicity else [])
     widest = jnp.sqrt(jnp.max(jnp.diag(noise)))
     scatter = jnp.where(widest > 0, jnp.maximum(jnp.sqrt(jnp.diag(noise)), 1e-4 * widest), 1)
@@ -365,10 +370,10 @@ def llc_from_curve(
     solve = jnp.linalg.pinv(design) / scatter
     solution = solve @ log_p
     residuals = log_p / scatter - design @ solution
-    freedom = max(size - n_terms, 1)
+    freedom = max(design.shape[0] - design.shape[1], 1)
     misfit = jnp.sqrt(jnp.sum(residuals**2) / freedom)
     spread = jnp.sqrt(jnp.maximum(jnp.diag(solve @ noise @ solve.T), 0))
-    if covariance is None:
+    if exact:
         spread = misfit * jnp.linalg.norm(solve, axis=1)
 
     width = jnp.diff(x)
@@ -437,7 +442,7 @@ def _flat_start(start: Params | None, params: Params, n_chains: int) -> Array:
     found = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(start)}
     if found != {(n_chains,)}:
         raise ValueError(f"`start` must have leaves of leading length `n_chains` = {n_chains}, but {found} came")
-    return jax.vmap(lambda tree: ravel_pytree(tree)[0])(start)
+    return jax.vmap(lambda tree: ravel_pytree(tree)[0])(start).astype(flat.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -471,32 +476,34 @@ def _sample(
     move = functools.partial(leapfrog, n_leapfrog=settings.n_leapfrog, corrected=settings.sampler != "sgld")
     wanted = _ACCEPTANCE[settings.sampler]
 
-    def chain(w: Array, key: Array) -> tuple[dict[str, Array], Array]:
-        def burn(carry: tuple, t: Array) -> tuple[tuple, None]:
-            position, log_step = carry
-            position, acceptance, _ = move(jax.random.fold_in(key, t + 1), potential, position, jnp.exp(log_step))
-            gain = 3 / jnp.sqrt(t + 10.0) if settings.adapt else 0.0
-            return (position, (log_step + gain * (acceptance - wanted)).astype(log_step.dtype)), None
-
-        def draw(position: Position, t: Array) -> tuple[Position, dict[str, Array]]:
-            moving = jax.random.fold_in(key, settings.n_burn + t + 1)
-            position, acceptance, invalid = move(moving, potential, position, jnp.exp(log_step))
-            return position, {
+    def chain(w: Array, key: Array) -> dict[str, Array]:
+        def draw(carry: tuple[Position, Array], at: tuple) -> tuple[tuple[Position, Array], dict[str, Array]]:
+            (position, log_step), (t, key) = carry, at
+            position, acceptance, invalid = move(key, potential, position, jnp.exp(log_step))
+            record = {
                 "excess": position.observable,
                 "distance": jnp.sum((scales * position.z) ** 2),
                 "virial": position.z @ position.gradient / center.size,
                 "acceptance": acceptance,
                 "invalid": invalid,
+                "step": jnp.exp(log_step),
             }
+            adapting = settings.adapt & (t < settings.n_burn)
+            rise = jnp.where(adapting, 3 / jnp.sqrt(t + 10.0) * (acceptance - wanted), 0)
+            return (position, log_step + rise.astype(log_step.dtype)), record
 
-        first = jnp.zeros((), center.dtype) if settings.adapt else jnp.log(step_size).astype(center.dtype)
-        position = locate(potential, (w - center) / scales, jax.random.fold_in(key, 0))
-        (position, log_step), _ = lax.scan(burn, (position, first), jnp.arange(settings.n_burn))
-        _, draws = lax.scan(draw, position, jnp.arange(settings.n_draws))
-        return draws, jnp.exp(log_step)
+        log_step = jnp.zeros((), center.dtype) if settings.adapt else jnp.log(step_size).astype(center.dtype)
+        first, moving = jax.random.split(key)
+        n_moves = settings.n_burn + settings.n_draws
+        position = locate(potential, (w - center) / scales, first)
+        moves = jnp.arange(n_moves), jax.random.split(moving, n_moves)
+        _, draws = lax.scan(draw, (position, log_step), moves)
+        return jax.tree.map(lambda leaf: leaf[settings.n_burn :], draws)
 
-    draws, step = jax.vmap(chain)(start, jax.random.split(key, len(start)))
-    excess, distance, virial = (summarize_chains(draws[name]) for name in ("excess", "distance", "virial"))
+    draws = jax.vmap(chain)(start, jax.random.split(key, len(start)))
+    observables = jnp.stack([draws[name] for name in ("excess", "distance", "virial")])
+    summary = jax.vmap(summarize_chains)(observables)
+    excess, distance, virial = (ChainSummary(*(leaf[i] for leaf in summary)) for i in range(3))
     acceptance = jnp.mean(draws["acceptance"], axis=1)
     return LLC(
         coefficient=Estimate(
@@ -511,7 +518,7 @@ def _sample(
         effective_draws=excess.effective_draws,
         virial=virial.mean,
         acceptance=acceptance,
-        step_size=step,
+        step_size=draws["step"][:, -1],
         invalid=jnp.sum(draws["invalid"], axis=1),
         failed=excess.failed,
         excess_loss=draws["excess"],

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from genjax.volume.draws import member_keys
 from genjax.volume.nested import Descent, Nested
 from genjax.volume.replicas import Logs, log_mean
 from genjax.volume.smc import (
@@ -106,11 +107,6 @@ class Work(NamedTuple):
         return ensemble(program, keys, execution=execution, directory=directory, resume=resume)
 
 
-def member_keys(key: Array, n: int) -> Array:
-    """Keys of replicas 0 to n - 1, each the same however many there are."""
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
-
-
 def _part(dataset: xarray.Dataset, name: str, kind: Callable[..., Any], fields: tuple[str, ...]) -> Any:
     return kind(*(dataset[f"{name}.{field}"].values for field in fields))
 
@@ -128,7 +124,8 @@ def walk_masses(problem: Problem, events: Events, key: Array, walk: Walk, work: 
     Returns:
       What they found.
     """
-    stages = [WEIGHT] * (problem.log_weight is not None) + [TRAIN] * (problem.train is not None) + [TEST]
+    weighed = problem.log_weight is not None and not walk.joint
+    stages = [WEIGHT] * weighed + [TRAIN] * (problem.train is not None) + [TEST]
     goals = {WEIGHT: 1.0, TRAIN: float(events.fit), TEST: float(np.min(events.targets))}
     row = prior_row(stages[0], 0.0, problem.dimension if walk.move == "hmc" else 0, 0.5)
     start, parts, reached, pilot_reports, log_z = None, [], True, [], 0.0

@@ -26,10 +26,10 @@ from genjax.volume.smc import (
     Population,
     Problem,
     Row,
-    break_ties,
     draw_population,
     enter,
     evaluator,
+    move_population,
     prior_row,
     strong,
 )
@@ -224,21 +224,12 @@ class Descent:
         )
         chosen = jnp.floor(jax.random.uniform(copying, (k,)) * n_left).astype(jnp.int32)
         clones = jax.tree.map(lambda leaf: leaf[order[chosen]], population)
-        wanted, gain = RATES[self.settings.move]
-        move = kernel(self.settings.move, 1)
-
-        def once(carry: tuple[Population, Array], key: Array) -> tuple[tuple[Population, Array], tuple[Array, Array]]:
-            clones, step = carry
-            ties, proposal = jax.random.split(key)
-            clones = clones._replace(tie=break_ties(ties, clones.scores, row))
-            acceptance, clones = move(proposal, self.problem, row._replace(step=step), clones)
-            mean = jnp.mean(acceptance)
-            step = jnp.clip(step * jnp.exp(gain * (mean - wanted) / 4), 1e-6, 1.0)
-            return (clones, step), (mean, jnp.sum(clones.scores.invalid))
-
-        (clones, step), (acceptance, invalid) = lax.scan(
-            once, (clones, row.step), jax.random.split(moving, self.settings.n_moves)
+        # The step size changes between batches only: moves steered by their own acceptance would not be reversible.
+        clones, _, acceptance, invalid = move_population(
+            moving, self.problem, row, clones, kernel(self.settings.move, 1), self.settings.n_moves, (0.0, 0.0)
         )
+        wanted, gain = RATES[self.settings.move]
+        step = jnp.clip(row.step * jnp.exp(gain * (acceptance - wanted)), 1e-6, 1.0)
         population = jax.tree.map(lambda leaf, new: leaf.at[order[n - k :]].set(new), population, clones)
         state = state._replace(
             population=population,
@@ -248,8 +239,8 @@ class Descent:
             log_x=state.log_x + jnp.log(n_left / n),
             n_rows=state.n_rows + 1,
             stuck=jnp.where(fell, 0, state.stuck + 1),
-            acceptance=jnp.minimum(state.acceptance, jnp.mean(acceptance)),
-            invalid=state.invalid + jnp.sum(invalid).astype(jnp.int32),
+            acceptance=jnp.minimum(state.acceptance, acceptance),
+            invalid=state.invalid + invalid.astype(jnp.int32),
         )
         return self._measured(state, fitting)
 

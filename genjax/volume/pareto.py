@@ -80,8 +80,9 @@ def fit_lower_tail(errors: Numbers, n_tail: int, *, whole: bool = False) -> Lowe
         hill = -n / (_log_cdf((low + high) / 2, endpoint) @ repeats)[:, None]
         exponent = np.maximum(hill * np.exp(ratio), 1)
         if whole:
-            cells = zip(low, high, repeats, strict=True)
-            fit = np.sum([r * _log_cell(a, b, endpoint, exponent) for a, b, r in cells], axis=0)
+            fit = np.zeros_like(exponent)
+            for edges, repeat in zip(zip(low, high, strict=True), repeats, strict=True):
+                fit += repeat * _log_cell(*edges, endpoint, exponent)
         else:
             fit = n * (np.log(exponent) - np.log1p(-endpoint) - (exponent - 1) / hill)
         rows, columns = np.nonzero(fit >= fit.max() - _DROP)

@@ -93,7 +93,7 @@ def inductive_bias(
         targets. None: the 0-1 error for classification, the squared error for regression.
       method: a name with its default settings, or :class:`Splitting`, :class:`Tempered`, :class:`Nested`,
         :class:`GuessAndCheck` or :class:`Trained`.
-      n_keep: most hypotheses handed back as ``particles``.
+      n_keep: most hypotheses handed back as ``particles``, for methods that walk; the others have settings for it.
       verify: whether to repeat with twice the particles and moves; where the two disagree the status is ``DOUBTFUL``.
         For methods that walk; costs four times as much again.
       execution: engine settings: chunk width, progress. None: the engine's own.
@@ -105,7 +105,7 @@ def inductive_bias(
 
     Raises:
       TypeError: ``key`` is not a typed key.
-      ValueError: an argument is out of range or does not fit the others.
+      ValueError: an argument is out of range or does not fit the others; outputs are not shaped as the targets.
 
     References:
       Boopathy et al. (2024), arXiv:2406.15941 (the quantity); the methods name theirs. The two-stage estimate with
@@ -133,6 +133,7 @@ def inductive_bias(
         error = "zero_one_error" if task.kind == "classification" else "squared_error"
     measure = error_function(error)
     _check_fit(fit_error, measure)
+    _check_outputs(space, task, trained_on=fit_error is not None)
     targets = jnp.atleast_1d(epsilon)
     work = Work(execution, None if directory is None else Path(directory), resume)
     drawn = {"key": key, "fit_error": fit_error, "error": measure, **work._asdict()}
@@ -162,7 +163,9 @@ def inductive_bias(
     if fit_error is None:
         log_fit = dataclasses.replace(log_fit, stderr=jnp.zeros(()), bounds=None)
     difference = jackknife(log_ratio, masses.fit[:, None], masses.targets)
-    bounds = (fit.value if np.isfinite(fit.value) else np.nan) - masses.bounds
+    # Where nothing fits, nothing is known of what fits: the bias is at least 0.
+    with np.errstate(invalid="ignore"):
+        bounds = np.nan_to_num(fit.value - masses.bounds, nan=0, posinf=0, neginf=0)
     bias = _estimate(difference, masses.targets, bounds, doubts, given, sign=-1)
     particles = _particles(key, space.transport, masses, n_keep, fit_error is not None)
     return BiasCurve(
@@ -247,13 +250,34 @@ def log_probability(
     levels = jnp.atleast_1d(levels)
     test = Partial(_of_params, as_partial(score), space.transport)
     problem = Problem(None, test, space.log_weight, space.dimension)
+    return simulate_events(
+        problem, space.transport, levels, space.prior, key, settings, n_keep, verify, execution, directory, resume
+    )
+
+
+def simulate_events(
+    problem: Problem,
+    transport: Partial,
+    levels: Array,
+    given: str,
+    key: Array,
+    settings: Walker,
+    n_keep: int,
+    verify: bool,
+    execution: Execution | None,
+    directory: str | Path | None,
+    resume: bool,
+) -> EventCurve:
+    """Run a walk to the lowest of some levels of its test score, and label what comes back."""
+    _check_key(key)
     work = Work(execution, None if directory is None else Path(directory), resume)
     masses, doubts = _simulate(problem, Events(jnp.asarray(jnp.inf), levels), key, settings, work, verify)
     found = jackknife(log_ratio, masses.targets, masses.fit[:, None])
+    cap = np.inf if getattr(settings, "joint", False) else 0.0  # a volume may exceed 1, a probability not
     return EventCurve(
         threshold=levels,
-        log_prob=_estimate(found, masses.targets, masses.bounds, doubts, space.prior, sign=1),
-        particles=_particles(key, space.transport, masses, n_keep, False),
+        log_prob=_estimate(found, masses.targets, masses.bounds, doubts, given, sign=1, cap=cap),
+        particles=_particles(key, transport, masses, n_keep, False),
         diagnostics=masses.diagnostics,
         warnings=masses.warnings,
         n_hypotheses=masses.n_hypotheses,
@@ -285,6 +309,21 @@ def _check_fit(fit_error: float | None, error: ErrorFunction) -> None:
             f"`fit_error` must be positive for a continuous error ({error.name}), whose value 0 has probability zero; "
             "0.0 came. None leaves the training stage out"
         )
+
+
+def _check_outputs(space: HypothesisSpace | TrainedSpace, task: Task, *, trained_on: bool) -> None:
+    """Raise if outputs and targets would broadcast instead of matching."""
+    if isinstance(space, HypothesisSpace):
+        params = jax.eval_shape(space.transport, jax.ShapeDtypeStruct((space.dimension,), jnp.zeros(()).dtype))
+    else:
+        params = jax.eval_shape(space.sample, jax.random.key(0))
+    data = {"train": (task.x_train, task.y_train)} if trained_on else {}
+    for part, (x, y) in {**data, "test": (task.x_test, task.y_test)}.items():
+        outputs = jax.eval_shape(space.apply_fn, params, x)
+        if outputs.shape != y.shape:
+            raise ValueError(
+                f"`space.apply_fn` must give outputs of the {part} targets' shape {y.shape}, but {outputs.shape} came"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,26 +384,32 @@ def _doubtful(masses: Masses) -> bool:
 
 
 def _estimate(
-    found: Combined, logs: np.ndarray, bounds: np.ndarray, doubts: np.ndarray | bool, given: str, *, sign: int
+    found: Combined,
+    logs: np.ndarray,
+    bounds: np.ndarray,
+    doubts: np.ndarray | bool,
+    given: str,
+    *,
+    sign: int,
+    cap: float = 0.0,
 ) -> Estimate:
     """The estimate where some replica saw the event, a one-sided bound where none did.
 
     ``bounds`` are ends of one-sided intervals in the estimate's own direction; ``sign`` is 1 for a log probability,
-    which they bound above, and -1 for a bias, which they bound below.
+    which they bound above, and -1 for a bias, which they bound below; ``cap`` is the largest value there can be.
     """
     seen = np.isfinite(logs).any(axis=0)
-    end = np.minimum(bounds, 0) if sign > 0 else np.maximum(bounds, 0)
+    end = np.minimum(bounds, cap) if sign > 0 else np.maximum(bounds, 0)
     value = np.where(seen, found.value, end)
     stderr = np.where(np.isfinite(found.stderr), found.stderr, np.inf)
     low = np.where(np.isfinite(found.low), found.low, -np.inf)
     high = np.where(np.isfinite(found.high), found.high, np.inf)
     if sign > 0:
-        low, high = np.where(seen, low, -np.inf), np.where(seen, np.minimum(high, 0), end)
+        low, high = np.where(seen, low, -np.inf), np.where(seen, np.minimum(high, cap), end)
     else:
         low, high = np.where(seen, np.maximum(low, 0), end), np.where(seen, high, np.inf)
     status = np.where(doubts, Status.DOUBTFUL, Status.OK)
-    status = np.where(seen, status, np.where(np.isnan(end), Status.INVALID, Status.BOUND))
-    value, low, high = (np.where(status == Status.INVALID, np.nan, a) for a in (value, low, high))
+    status = np.where(seen, status, Status.BOUND)
     as_array = lambda a: jnp.asarray(a, float)  # noqa: E731
     return Estimate(
         value=as_array(value),

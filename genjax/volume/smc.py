@@ -146,8 +146,7 @@ Evaluate = Callable[[Array], Scores]
 
 def evaluator(problem: Problem, stage: Array) -> Evaluate:
     """Scores as far as a stage needs them; the stage is a branch, not a mask, because it is the same for everyone."""
-    branches = [jax.vmap(lambda z, s=s: problem.scores(z, s)) for s in (WEIGHT, TRAIN, TEST)]
-    return lambda z: lax.switch(stage, branches, z)
+    return _by_stage(problem, stage, lambda s: jax.vmap(lambda z: problem.scores(z, s)))
 
 
 def gradient(problem: Problem, row: Row) -> Callable[[Array], tuple[Array, Scores]]:
@@ -160,7 +159,15 @@ def gradient(problem: Problem, row: Row) -> Callable[[Array], tuple[Array, Score
 
         return jax.vmap(jax.grad(value, has_aux=True))
 
-    return lambda z: lax.switch(row.stage, [branch(s) for s in (WEIGHT, TRAIN, TEST)], z)
+    return _by_stage(problem, row.stage, branch)
+
+
+def _by_stage(problem: Problem, stage: Array, branch: Callable[[int], Callable[[Array], Any]]) -> Callable[..., Any]:
+    """The stage's branch; stages a problem does not have are not compiled."""
+    has = {WEIGHT: problem.log_weight is not None, TRAIN: problem.train is not None, TEST: True}
+    kept = [s for s in (WEIGHT, TRAIN, TEST) if has[s]]
+    position = jnp.searchsorted(jnp.asarray(kept), stage)
+    return lambda z: lax.switch(position, [branch(s) for s in kept], z)
 
 
 class Population(NamedTuple):

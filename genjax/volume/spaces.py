@@ -18,7 +18,8 @@ from jax import Array
 from jax.tree_util import Partial
 
 from genjax.errors import check_array, check_choice
-from genjax.typing import ApplyFn, Params
+from genjax.tasks import Task
+from genjax.typing import ApplyFn, Kernel, Params
 from genjax.volume.gaussian import GaussianPosterior
 
 PRIORS = ("gaussian", "uniform", "spherical", "sign")
@@ -31,7 +32,8 @@ class HypothesisSpace:
     r"""Hypotheses :math:`f_\theta`, :math:`\theta = T(z)`, :math:`z \sim N(0, 1_D)`.
 
     A pytree: arrays inside the functions are leaves, so equal spaces share compiled programs. Build one with
-    :func:`weight_space`, :func:`log_prior_space`, :func:`linearized_space` or :func:`posterior_space`.
+    :func:`weight_space`, :func:`log_prior_space`, :func:`linearized_space`, :func:`posterior_space` or
+    :func:`gaussian_process_space`.
 
     Attributes:
       transport: ``transport(z[D]) -> params``.
@@ -271,7 +273,7 @@ def posterior_space(posterior: GaussianPosterior) -> HypothesisSpace:
     variances, directions = jnp.linalg.eigh(covariance)
     root = directions * jnp.sqrt(jnp.maximum(variances, 0))
     return HypothesisSpace(
-        transport=Partial(_posterior_outputs, mean, root),
+        transport=Partial(_gaussian_outputs, mean, root),
         apply_fn=Partial(_constant),
         log_weight=None,
         dimension=m * c,
@@ -297,6 +299,54 @@ def trained_space(
       Boopathy et al. (2024), arXiv:2406.15941, section on neural-network hypothesis spaces.
     """
     return TrainedSpace(as_partial(train), as_partial(apply_fn), description)
+
+
+def gaussian_process_space(kernel: Kernel, task: Task, *, description: str = "") -> tuple[HypothesisSpace, Task]:
+    r"""The functions of a Gaussian process, by their values on a task's inputs: :math:`f = K^{1/2} z`.
+
+    What a network's space is compared with: with an infinite-width kernel it is the limit of :func:`weight_space`. Any
+    error goes, the 0-1 error too, where :func:`genjax.volume.gaussian_inductive_bias` knows the squared error only.
+
+    Args:
+      kernel: ``kernel(x[n, ...], x'[m, ...]) -> float[n, m]``; outputs are independent, each with this covariance.
+      task: training and test data.
+      description: the kernel in words.
+
+    Returns:
+      The space, of dimension ``(n_train + n_test) c``, whose parameters are function values ``float[n_train + n_test,
+      c]``; and the same task with inputs replaced by their numbers ``int[n]``, which is what ``apply_fn`` takes.
+
+    Raises:
+      ValueError: the kernel's values are not finite or not of shape ``[n, m]``.
+
+    References:
+      Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, section 2.2; Lee et al. (2018),
+      arXiv:1711.00165 (infinitely wide networks).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from genjax.ntk import rbf
+      >>> from genjax.tasks import make_task
+      >>> from genjax.volume import gaussian_process_space
+      >>> x = jnp.linspace(0, 1, 6)[:, None]
+      >>> space, numbered = gaussian_process_space(rbf(0.5), make_task(x[:2], x[:2], x[2:], x[2:]))
+      >>> space.dimension, numbered.x_test
+      (6, Array([2, 3, 4, 5], dtype=int32))
+    """
+    x = jnp.concatenate([task.x_train, task.x_test])
+    n = task.n_train + task.n_test
+    covariance = check_array("kernel(x, x)", kernel(x, x), shape=(n, n))
+    variances, directions = jnp.linalg.eigh((covariance + covariance.T) / 2)
+    root = directions * jnp.sqrt(jnp.maximum(variances, 0))  # a Cholesky factor would need full rank
+    space = HypothesisSpace(
+        transport=Partial(_gaussian_outputs, jnp.zeros((n, task.n_outputs)), root),
+        apply_fn=Partial(_values_at),
+        log_weight=None,
+        dimension=n * task.n_outputs,
+        prior="a Gaussian process" + (f" with {description}" if description else ""),
+    )
+    numbers = jnp.arange(n, dtype=jnp.int32)
+    return space, dataclasses.replace(task, x_train=numbers[: task.n_train], x_test=numbers[task.n_train :])
 
 
 def as_partial(function: Callable[..., Any]) -> Partial:
@@ -352,8 +402,12 @@ def _linearized(apply_fn: Partial, params: Params, change: Params, x: Array) -> 
     return outputs + slope
 
 
-def _posterior_outputs(mean: Array, root: Array, z: Array) -> Array:
+def _gaussian_outputs(mean: Array, root: Array, z: Array) -> Array:
     return mean + root @ z.reshape(mean.shape)
+
+
+def _values_at(values: Array, numbers: Array) -> Array:
+    return values[numbers]
 
 
 def _constant(outputs: Array, x: Array) -> Array:  # noqa: ARG001

@@ -21,7 +21,6 @@ from genjax.volume.curve import BiasCurve
 from genjax.volume.draws import Draws, Sample, Space, counted_curve, equal_particles, evaluate, member_keys, unnamed
 from genjax.volume.error_functions import ErrorFunction
 from genjax.volume.pareto import fit_lower_tail, tail_bias
-from genjax.volume.published.boopathy2024 import fit_tail, tail_inductive_bias
 from genjax.volume.spaces import TrainedSpace
 
 if TYPE_CHECKING:
@@ -191,6 +190,8 @@ def _with_tail(curve: BiasCurve, errors: np.ndarray, config: Trained, *, whole: 
     target = np.asarray(curve.target_error, np.float64)
     low, high = (np.asarray(end, np.float64) for end in curve.bias.interval())
     if config.tail == "published":
+        from genjax.volume.published.boopathy2024 import fit_tail, tail_inductive_bias
+
         errors = errors[np.isfinite(errors)]
         if problem := _unfit(errors, 2):
             return _warn(curve, f"no tail was fitted, because {problem}")

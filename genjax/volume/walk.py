@@ -35,7 +35,6 @@ from genjax.volume.smc import (
     effective_share,
     enter,
     evaluator,
-    move_population,
     strong,
     take_step,
 )
@@ -76,6 +75,8 @@ class Walk:
     max_rows: int = 1024
 
     name: ClassVar[str]
+    joint: ClassVar[bool] = False
+    """Whether the prior's own density sets in together with the score, not in a stage before it."""
 
     def __post_init__(self) -> None:
         check_choice("move", self.move, MOVES)
@@ -193,7 +194,7 @@ class Tempered(Walk):
         finite = jnp.isfinite(score)
         lowest = jnp.min(score, where=finite, initial=jnp.inf)
         excess = jnp.where(finite, score - lowest, 0)
-        rise = _largest_rise(lambda rise: jnp.where(finite, -rise * excess, -jnp.inf), 1 / jnp.max(excess), self.ess)
+        rise = largest_rise(lambda rise: jnp.where(finite, -rise * excess, -jnp.inf), 1 / jnp.max(excess), self.ess)
         done = jnp.mean(score <= target) >= 0.5
         rise = jnp.where(done, 0, rise)
         train = row.stage == TRAIN
@@ -203,7 +204,7 @@ class Tempered(Walk):
         ), done
 
 
-def _largest_rise(log_weights: Any, scale: Array, ess: float) -> Array:
+def largest_rise(log_weights: Any, scale: Array, ess: float) -> Array:
     """By bisection on a log scale; 0 if nothing varies."""
     low, high = jnp.log(scale) - 20, jnp.log(scale) + 40
 
@@ -221,7 +222,7 @@ def next_power(row: Row, population: Population, ess: float) -> tuple[Row, Array
     weight = population.scores.weight
     finite = jnp.isfinite(weight)
     excess = jnp.where(finite, weight - jnp.max(jnp.where(finite, weight, -jnp.inf)), 0)
-    rise = _largest_rise(lambda rise: jnp.where(finite, rise * excess, -jnp.inf), 1 / jnp.max(-excess), ess)
+    rise = largest_rise(lambda rise: jnp.where(finite, rise * excess, -jnp.inf), 1 / jnp.max(-excess), ess)
     power = row.power + jnp.where(jnp.max(-excess) > 0, rise, 1.0)
     done = power >= 1
     return row._replace(power=jnp.minimum(power, 1.0)), done
@@ -285,15 +286,11 @@ class Pilot:
 
     def init(self, key: Array) -> PilotState:
         """Enter the stage: its first row is the density the particles come with."""
-        draw, moving = jax.random.split(key)
-        start = draw_population(draw, self.problem, self.walk.n_particles) if self.start is None else self.start
+        start = draw_population(key, self.problem, self.walk.n_particles) if self.start is None else self.start
         population = enter(start, evaluator(self.problem, self.stage))
         row = self._prepared(population, self.row._replace(stage=self.stage))
-        population, row, acceptance, invalid = move_population(
-            moving, self.problem, row, population, self.walk.kernel, self.walk.n_moves, RATES[self.walk.move]
-        )
         one = jnp.ones(())
-        report = Report(acceptance, one, one, one, invalid.astype(jnp.int32))
+        report = Report(one, one, one, one, jnp.sum(population.scores.invalid).astype(jnp.int32))
         state = PilotState(
             population,
             jax.tree.map(lambda leaf: _put(jnp.zeros((self.n_steps, *leaf.shape), leaf.dtype), 0, leaf), row),

@@ -14,7 +14,7 @@ from genjax.errors import Status
 from genjax.run import Execution, Interrupted
 from genjax.run.progress import Progress
 from genjax.tasks import make_task
-from genjax.volume import oracles
+from genjax.volume import Particles, oracles
 from genjax.volume.error_functions import error_function
 from genjax.volume.guess_and_check import GuessAndCheck, guess_and_check
 from genjax.volume.spaces import log_prior_space, trained_space, weight_space
@@ -174,6 +174,7 @@ def test_counts_are_those_of_the_same_draws_one_by_one(fit_error, error):
     assert f"{invalid} of 108 hypotheses have a score that is NaN" in curve.warnings[0]
     # The first that fit, at most 4 of each of 3 streams.
     particles = curve.particles
+    assert isinstance(particles, Particles)
     np.testing.assert_allclose(particles.test_error, [e for found in kept for e in found[:4]][:12], rtol=1e-12)
     outputs = jax.vmap(space.apply_fn, (0, None))(particles.params, task.x_test)
     np.testing.assert_allclose(jax.vmap(error.error, (0, None))(outputs, task.y_test), particles.test_error)

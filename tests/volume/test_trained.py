@@ -161,18 +161,11 @@ TRAIN = make_train(MODEL, SMALL, adam, TrainConfig(steps=40, batch_size=8, recor
 TRAINED = trained_space(lambda key: TRAIN(key, {"learning_rate": 0.05}).params, MODEL.apply_fn())
 
 
-def test_networks_are_trained_evaluated_and_resumed(tmp_path, monkeypatch):
+def test_a_run_of_networks_is_resumed(tmp_path, monkeypatch):
     arguments = TRAINED, SMALL, [0.0, 0.25, 0.5], Trained(20)
     settings = {"fit_error": 0.38, "error": ZERO_ONE, "execution": Execution(chunk=4, progress=False)}
     expected = run(*arguments, **settings)
     assert 0 < expected.diagnostics["n_fit"] < 20
-    # The first three seeds again, by themselves; sums in another order change errors only if a margin is zero.
-    for i in range(3):
-        params = TRAINED.sample(jax.random.fold_in(jax.random.key(0), i))
-        for part, x, y in (("train", SMALL.x_train, SMALL.y_train), ("test", SMALL.x_test, SMALL.y_test)):
-            error = ZERO_ONE.error(TRAINED.apply_fn(params, x), y)
-            np.testing.assert_allclose(expected.diagnostics[f"{part}_error"][i], error)
-
     advance, calls = Progress.advance, []
 
     def stopped(self, *values):
