@@ -15,6 +15,9 @@ experiments: $(VENV)/.installed
 	$(PY) -m experiments.seed_variance
 	$(PY) -m experiments.train_longer
 	$(PY) -m experiments.architecture_bias
+	$(PY) -m experiments.volume_hypothesis
+	$(PY) -m experiments.teacher_student
+	$(PY) -m experiments.boolean_prior
 
 test: $(VENV)/.installed-test
 	$(TEST)

@@ -7,7 +7,10 @@ widths and depths, a small convolutional network, all under Gaussian weights of 
 processes, among them the limits of infinite width. Writes ``runs/architecture_bias``; running it again goes on where it
 was stopped.
 
-Expected (DEVICE): EXPECTED
+Expected (2 CPU cores, float32, 5 CPU-minutes): for a test error of 5 % the convolutional network lacks 7.2 bits, the
+linear one 8.5, one hidden layer 10.5 whether 8, 32 or 128 units wide or infinitely many, two 12.6 and three 13.5. Of
+two architectures, the one whose random functions fit the training data more often also generalizes more often, except
+that the convolutional network, which fits less often than the linear one, generalizes more often.
 
 References: Boopathy et al. (2024), arXiv:2406.15941 (required inductive bias of network and kernel spaces); Lee et al.
 (2018), arXiv:1711.00165 (the infinitely wide network as a Gaussian process).
@@ -42,6 +45,16 @@ from genjax.volume.spaces import gaussian_process_space
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Of :func:`golden`, nats: the best and the worst, and a network with its limit.
+GOLDEN = {
+    "linear: bias": (5.905, 0.093),
+    "width 128: log fit": (-5.64, 0.15),
+    "width 128: bias": (7.55, 0.15),
+    "depth 3: bias": (9.33, 0.28),
+    "convolutional: bias": (4.991, 0.082),
+    "infinite width, depth 1: log fit": (-5.99, 0.11),
+    "infinite width, depth 1: bias": (7.359, 0.098),
+}
 GAIN, BIAS = 2**0.5, 0.1
 """Standard deviation of weights times the root of their fan-in, and of biases: the same for networks and limits."""
 
@@ -159,7 +172,7 @@ def run(config: Config) -> xarray.Dataset:
     return (
         bias_curve_dataset(curves)
         .assign(dimension=("space", [space.dimension for space, _ in chosen.values()]))
-        .assign_attrs(task=task.provenance)
+        .assign_attrs(task=task.provenance, shallow=f"width {config.width}")
     )
 
 
@@ -208,17 +221,17 @@ def table(dataset: xarray.Dataset) -> str:
 
 
 def figure(dataset: xarray.Dataset) -> Figure:
-    """Required inductive bias against the target error: architectures, and widths up to the limit."""
+    """Required inductive bias against the target error: architectures of one width, and widths up to the limit."""
     import matplotlib.pyplot as plt
 
     from genjax.plot import inductive_bias_curves
 
     names = [str(name) for name in dataset["space"].values]
     widths = [name for name in names if name.startswith(("width", "infinite", "RBF"))]
-    widest = next((name for name in reversed(widths) if name.startswith("width")), None)
+    shallow = dataset.attrs.get("shallow")
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", sharey=True)
     panels: tuple[tuple[str, Callable[[str], bool]], ...] = (
-        ("architectures", lambda name: name not in widths or name == widest),
+        ("architectures", lambda name: name not in widths or name == shallow),
         ("one hidden layer by width, and Gaussian processes", lambda name: name in widths),
     )
     for ax, (title, shown) in zip(axes, panels, strict=True):

@@ -36,6 +36,8 @@ from genjax.run import Execution, Stopping, Train, TrainConfig, make_train
 from genjax.tasks import Task, make_task
 from genjax.volume import (
     BooleanHistogram,
+    HypothesisSpace,
+    TrainedSpace,
     boolean_function_histogram,
     clopper_pearson,
     fan_in_scale,
@@ -136,9 +138,13 @@ def run(config: Config) -> xarray.Dataset:
     train = make_train(model, task, optax.adam(config.learning_rate), settings)
     trained = trained_space(Partial(train_params, train), network)
     quiet = Execution(progress=False)
+    draws: tuple[tuple[HypothesisSpace | TrainedSpace, int], ...] = (
+        (prior, config.n_guesses),
+        (trained, config.n_seeds),
+    )
     guessed, found = (
         that_fit(boolean_function_histogram(space, corners, n, key=seed_key(config.seed, i), execution=quiet), task)
-        for i, (space, n) in enumerate(((prior, config.n_guesses), (trained, config.n_seeds)))
+        for i, (space, n) in enumerate(draws)
     )
     names = sorted({*guessed, *found}, key=lambda name: (-guessed.get(name, 0), -found.get(name, 0), name))
     values = np.array([np.frombuffer(name, bool) for name in names])

@@ -32,7 +32,13 @@ def dry_run(target: str) -> str:
         ("demo", [".venv/bin/python -m experiments.required_inductive_bias"]),
         (
             "experiments",
-            [f".venv/bin/python -m experiments.{name}" for name in ("double_descent", "seed_variance", "train_longer")],
+            [
+                f".venv/bin/python -m experiments.{name}"
+                for name in (
+                    *("double_descent", "seed_variance", "train_longer"),
+                    *("architecture_bias", "volume_hypothesis", "teacher_student", "boolean_prior"),
+                )
+            ],
         ),
         ("test", ["JAX_PLATFORMS=cpu .venv/bin/python -m pytest -n 2"]),
         ("test-slow", ["JAX_PLATFORMS=cpu .venv/bin/python -m pytest -n 2 -m slow"]),

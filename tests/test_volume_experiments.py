@@ -21,7 +21,8 @@ SMALL = architecture_bias.Config(
     n_particles=16,
     n_replicas=3,
     n_moves=1,
-    only=("width 2", "infinite width, depth 1"),
+    width=2,
+    only=("width 2",),
 )
 
 
@@ -35,19 +36,19 @@ def test_architecture_bias_writes_everything_and_is_not_repeated(tmp_path, capsy
     config = dataclasses.replace(SMALL, out=tmp_path / "run")
     dataset = architecture_bias.main(config)
     assert dataset["space"].values.tolist() == list(SMALL.only)
-    assert dataset["dimension"].values.tolist() == [64 * 2 + 2 + 2 + 1, 22]
+    assert dataset["dimension"].values.tolist() == [64 * 2 + 2 + 2 + 1]
     assert (config.out / "architecture_bias.png").stat().st_size > 10_000
     assert set(json.loads((config.out / "golden.json").read_text())) == set(architecture_bias.golden(dataset))
     stored = load_results(config.out)
     np.testing.assert_array_equal(stored["nats"], dataset["nats"])
     before = {path: path.stat().st_mtime_ns for path in (config.out / "simulation").rglob("results.nc")}
-    assert len(before) == 2 * 3
+    assert len(before) == 3  # two pilots and the replicas
     again = architecture_bias.run(config)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     np.testing.assert_array_equal(again["nats"], dataset["nats"])
     printed = capsys.readouterr().out
-    assert "3 against 8" in printed or "classes (3, 8)" in printed
-    assert "infinite width, depth 1" in printed
+    assert "digits from scikit-learn; 2 training and 20 test examples" in printed
+    assert "width 2" in printed
 
 
 def test_architectures_are_what_they_are_called():
@@ -83,7 +84,7 @@ def test_convolution_is_one():
 
 
 def test_table_and_figure_name_bounds(tmp_path):
-    dataset = load_results_like()
+    dataset = with_bounds()
     printed = architecture_bias.table(dataset)
     assert "> 7.21" in printed
     assert "?" in printed
@@ -93,7 +94,7 @@ def test_table_and_figure_name_bounds(tmp_path):
     assert "linear: at least" in labels
 
 
-def load_results_like():
+def with_bounds():
     import xarray
 
     both, one = ("space", "target_error"), ("space",)

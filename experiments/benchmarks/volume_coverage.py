@@ -200,22 +200,27 @@ def coverage(case: Case, method: Any, repeats: int, seed: int = 0) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--out", type=Path, default=OUT, help="table to add to")
     options = parser.parse_args()
-    table: dict[str, Any] = {}
+    table: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     print(f"{'case':<32}{'nats':<12}{'exact':>8}  {'method':<11}{'covered':>8}{'P-hat/P':>17}{'scatter':>9}")
     for name, case in cases().items():
-        for label, method in METHODS.items():
-            for what, found in coverage(case, method, options.repeats).items():
+        for label in options.methods:
+            for what, found in coverage(case, METHODS[label], options.repeats).items():
                 exact = case.exact[what]
-                table[f"{name}, {what}, {label}"] = {"exact": exact, **found._asdict()}
+                table[f"{name}, {what}, {label}"] = {
+                    "exact": exact,
+                    "repeats": options.repeats,
+                    **found._asdict(),
+                }
                 ratio = f"{found.ratio:.4f}({found.ratio_stderr:.4f})"
                 print(
                     f"{name:<32}{what:<12}{exact:>8.4f}  {label:<11}{found.covered:>8.3f}{ratio:>17}"
                     f"{found.scatter:>9.3f}",
                     flush=True,
                 )
-    options.out.write_text(json.dumps(to_json({"repeats": options.repeats, "cases": table}), indent=1) + "\n")
+        options.out.write_text(json.dumps(to_json(table), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,17 +17,28 @@ from jax.typing import ArrayLike
 
 from genjax.errors import check_array, concrete
 from genjax.typing import Params
-from genjax.volume.spaces import as_partial, weight_space
+from genjax.volume.spaces import as_partial
 
 
 def flat_loss(loss: Callable[[Params], Array], params: Params) -> Partial:
     """The loss as a function of a vector ``[D]``; equal for equal functions and shapes, so that programs are shared."""
-    loss = as_partial(loss)
-    return Partial(_compose, loss, weight_space(loss, params).transport)
+    leaves, structure = jax.tree.flatten(params)
+    shapes = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return Partial(_Unraveled(structure, shapes), as_partial(loss))
 
 
-def _compose(outer: Partial, inner: Partial, x: Array) -> Array:
-    return outer(inner(x))
+@dataclasses.dataclass(frozen=True)
+class _Unraveled:
+    """Calls a function of a pytree with a vector. ``ravel_pytree``'s own inverse differs from call to call."""
+
+    structure: Any
+    shapes: tuple[tuple[tuple[int, ...], Any], ...]
+
+    def __call__(self, function: Partial, vector: Array) -> Array:
+        ends = np.cumsum([math.prod(shape) for shape, _ in self.shapes])
+        pieces = jnp.split(vector, ends[:-1])
+        leaves = [piece.reshape(shape).astype(dtype) for piece, (shape, dtype) in zip(pieces, self.shapes, strict=True)]
+        return function(jax.tree.unflatten(self.structure, leaves))
 
 
 def same_structure(one: Any, other: Any) -> bool:

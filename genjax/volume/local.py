@@ -84,7 +84,8 @@ def local_log_volume(
     Args:
       loss: ``loss(params) -> float[]``, differentiable.
       params: :math:`w_0`, a pytree of floating arrays, near a minimum.
-      cutoff: c, ``float[e]`` or a number, positive, in units of the loss.
+      cutoff: c, ``float[e]`` or a number, positive, in units of the loss. The walk is made for the lowest; much larger
+        ones come with large errors.
       key: typed PRNG key.
       scale: standard deviations of the reference, a pytree like ``params``; None: :func:`curvature_scale`.
       method: settings; None: ``Tempered()``.

@@ -372,10 +372,11 @@ def _simulate(
 def _spread(logs: np.ndarray) -> np.ndarray:
     """Standard deviation of the replicas' logs; NaN where fewer than three, or fewer than half, saw the event."""
     seen = np.isfinite(logs)
-    few = seen.sum(axis=0) < max(3, len(logs) / 2)
-    with np.errstate(invalid="ignore"):
-        spread = np.nanstd(np.where(seen, logs, np.nan), axis=0, ddof=1) if logs.size else np.zeros(logs.shape[1:])
-    return np.where(few & seen.any(axis=0), np.nan, np.where(seen.any(axis=0), spread, 0))
+    count = seen.sum(axis=0)
+    mean = np.sum(logs, axis=0, where=seen) / np.maximum(count, 1)
+    squares = np.sum((np.where(seen, logs, mean) - mean) ** 2, axis=0)
+    spread = np.sqrt(squares / np.maximum(count - 1, 1))
+    return np.where((count > 0) & (count < max(3, len(logs) / 2)), np.nan, spread)
 
 
 def _doubtful(masses: Masses) -> bool:

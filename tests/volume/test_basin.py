@@ -269,11 +269,9 @@ def test_a_basin_without_an_edge_is_not_given_a_size():
 def test_a_cutoff_never_reached_is_a_bound_or_nothing(crossed, status):
     """Made-up masses: one cutoff seen by all replicas, one by a few, one by none."""
     logs = np.array([[0.0, 0.0, -np.inf], [0.1, -np.inf, -np.inf], [-0.1, -np.inf, -np.inf]])
+    diagnostics = {"test_beta": [2.0 if crossed else 0.5]}
     masses = types.SimpleNamespace(
-        targets=logs,
-        bounds=np.array([1.0, 1.0, -5.0]),
-        warnings=(),
-        diagnostics={"test_beta": [2.0 if crossed else 0.5]},
+        targets=logs, bounds=np.array([1.0, 1.0, -5.0]), warnings=(), diagnostics=diagnostics
     )
     basin = types.SimpleNamespace(scales=np.ones(2), beta=1.0)
     volume = _local_volume(basin, False, masses, (3,)).log_volume

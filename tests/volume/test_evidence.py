@@ -103,7 +103,7 @@ CORRELATIONS = [0.1, 0.25, 0.5, 0.75, 0.9]
 
 @pytest.mark.parametrize("k", EP_ERROR)
 def test_ep_errors_on_equicorrelated_orthants(k):
-    result = jax.vmap(lambda rho: sign_log_evidence(equicorrelated(k, rho), jnp.ones(k)))(jnp.array(CORRELATIONS))
+    result = jax.lax.map(lambda rho: sign_log_evidence(equicorrelated(k, rho), jnp.ones(k)), jnp.array(CORRELATIONS))
     error = result.value - succession_log_fit(k, CORRELATIONS)
     assert (result.status == Status.OK).all()
     assert ((error < 0) & (error > -0.2)).all()
