@@ -38,9 +38,15 @@ from genjax.ntk import mlp_nngp, rbf
 from genjax.random import seed_key
 from genjax.run import Execution
 from genjax.tasks import Task, load_task, make_task
-from genjax.volume import HypothesisSpace, Splitting, fan_in_scale, inductive_bias, weight_space
-from genjax.volume.datasets import bias_curve_dataset
-from genjax.volume.spaces import gaussian_process_space
+from genjax.volume import (
+    HypothesisSpace,
+    Splitting,
+    bias_curve_dataset,
+    fan_in_scale,
+    gaussian_process_space,
+    inductive_bias,
+    weight_space,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

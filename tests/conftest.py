@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
 os.environ["MPLBACKEND"] = "Agg"
+# Threaded BLAS under batched solves on busy cores can wait for ever.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 from hypothesis import settings

@@ -18,7 +18,16 @@ from genjax.estimate import Estimate
 from genjax.random import seed_key
 from genjax.run import Execution, Interrupted, load_results
 from genjax.tasks import load_task
-from genjax.volume import GuessAndCheck, Nested, Splitting, Tempered, Trained, TrainedSpace, inductive_bias
+from genjax.volume import (
+    GuessAndCheck,
+    HypothesisSpace,
+    Nested,
+    Splitting,
+    Tempered,
+    Trained,
+    TrainedSpace,
+    inductive_bias,
+)
 
 SIZES = ("--classes", "3", "8", "--n-train", "4", "--n-test", "20", "--width", "3")
 GUESS = ("volume", *SIZES, "--method", "guess_and_check", "--hypotheses", "2048", "--target-error", "0.3,0.05,0.4")
@@ -141,6 +150,7 @@ def test_options_become_settings_of_the_method(command, settings):
 def test_spaces_have_the_models_weights(prior, model, dimension):
     task = load_task("digits", n_train=4, n_test=20, classes=(3, 8), encoding="plus_minus_one")
     space = make_space(Volume(model=model, prior=prior, width=5), task)
+    assert isinstance(space, HypothesisSpace)
     assert space.dimension == dimension
     assert space.prior.startswith(f"{prior} weights of {model}")
     assert space.apply_fn(space.sample(jax.random.key(0)), task.x_test).shape == (20, 1)

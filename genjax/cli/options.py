@@ -84,7 +84,7 @@ class RunOptions:
 
 
 # Independent streams of random numbers from one --seed: genjax.random.seed_key(seed, STREAM).
-NOISE_DIMENSIONS_STREAM, LABEL_NOISE_STREAM, LANCZOS_STREAM, MEMBERS_STREAM = range(4)
+NOISE_DIMENSIONS_STREAM, LABEL_NOISE_STREAM, LANCZOS_STREAM, MEMBERS_STREAM, SIMULATION_STREAM = range(5)
 
 
 def make_task(options: TaskOptions, *, flatten: bool = True) -> Task:
@@ -146,6 +146,11 @@ _OPTIONS = {
     "directory": "out",
     "stopping.train_error": "stop_train_error",
     "train_loss": "stop_train_loss",
+    "n_particles": "particles",
+    "n_replicas": "replicas",
+    "n_moves": "moves",
+    "n_hypotheses": "hypotheses",
+    "n_seeds": "seeds",
 }
 
 

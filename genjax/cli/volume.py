@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from genjax.cli.options import Numbers, RunOptions, TaskOptions, make_task, run_directory
+from genjax.cli.options import SIMULATION_STREAM, Numbers, RunOptions, TaskOptions, make_task, run_directory
 from genjax.cli.train import Optimizer
 from genjax.errors import Status, check_positive
 
@@ -40,8 +40,6 @@ SETTINGS = {
     "tail": "tail",
 }
 """Options that are settings of a method, and what the library calls them."""
-# Independent of the streams of genjax.cli.options.
-SIMULATION_STREAM = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,7 +276,7 @@ def _save(directory: Path, command: Volume, curve: BiasCurve, task: Task) -> dic
     matplotlib.use("Agg")
     from genjax.plot import inductive_bias_curves
     from genjax.run import save_figure, save_results
-    from genjax.volume.datasets import bias_curve_dataset
+    from genjax.volume import bias_curve_dataset
 
     dataset = bias_curve_dataset({command.model: curve}).assign_attrs(task=task.provenance)
     figure = inductive_bias_curves(dataset).figure

@@ -1,10 +1,10 @@
 """Volumes of hypothesis spaces: how much inductive bias, beyond the data, a task requires."""
 
-from genjax.volume.basin import GaussianPrior, RadialVolume, gaussian_prior, radial_log_volume
+from genjax.volume.basin import RadialVolume, radial_log_volume
 from genjax.volume.binomial import bias_of_proportion, clopper_pearson, log_proportion
 from genjax.volume.boolean import BooleanHistogram, boolean_function_histogram
 from genjax.volume.curve import BiasCurve, EventCurve, Particles
-from genjax.volume.datasets import inductive_bias_dataset
+from genjax.volume.datasets import bias_curve_dataset, inductive_bias_dataset
 from genjax.volume.error_functions import ErrorFunction, error_function
 from genjax.volume.evidence import (
     gp_log_evidence,
@@ -37,6 +37,7 @@ from genjax.volume.spaces import (
     HypothesisSpace,
     TrainedSpace,
     fan_in_scale,
+    gaussian_process_space,
     linearized_space,
     log_prior_space,
     posterior_space,
@@ -56,7 +57,6 @@ __all__ = [
     "ErrorLaw",
     "EventCurve",
     "GaussianPosterior",
-    "GaussianPrior",
     "GramBlocks",
     "GuessAndCheck",
     "HypothesisSpace",
@@ -71,6 +71,7 @@ __all__ = [
     "Tempered",
     "Trained",
     "TrainedSpace",
+    "bias_curve_dataset",
     "bias_of_proportion",
     "boolean_function_histogram",
     "clopper_pearson",
@@ -79,7 +80,7 @@ __all__ = [
     "fan_in_scale",
     "gaussian_inductive_bias",
     "gaussian_posterior",
-    "gaussian_prior",
+    "gaussian_process_space",
     "generalized_chi2_logcdf",
     "generalized_chi2_logpdf",
     "generalized_chi2_logsf",

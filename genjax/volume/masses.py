@@ -180,7 +180,7 @@ def _gather(events: Events, walk: Walk, rows: Row, results: xarray.Dataset, reac
     if last != TEST:
         bounds = np.full_like(bounds, np.nan)
     scores, log_weights = _final_particles(events, rows, results, log_z, last)
-    lengths = np.sqrt(np.maximum(-np.log(np.maximum(reports.survivors.mean(axis=0), 1e-300)), 0))
+    lengths = np.sqrt(np.maximum(-np.log(np.maximum(reports.survivors.mean(axis=0), 1e-30)), 0))
     diagnostics = {
         "stage": rows.stage,
         "train_level": rows.train_level,

@@ -110,7 +110,19 @@ class Walk:
         return dataclasses.replace(self, n_particles=2 * self.n_particles, n_moves=2 * self.n_moves)
 
     def next_row(self, row: Row, population: Population, target: Array) -> tuple[Row, Array]:
-        """The row after this one, and whether it is the stage's last."""
+        """The row after this one, as a pilot chooses it.
+
+        Args:
+          row: the current one.
+          population: its particles.
+          target: score to reach.
+
+        Returns:
+          The next row, and whether it is the stage's last, ``bool[]``.
+
+        References:
+          The method's own.
+        """
         raise NotImplementedError
 
 
@@ -142,7 +154,19 @@ class Splitting(Walk):
             raise ValueError(f"`keep` must be strictly between 0 and 1, but {self.keep!r} came")
 
     def next_row(self, row: Row, population: Population, target: Array) -> tuple[Row, Array]:
-        """The level that ``keep`` of the particles are below, or the target if that many are below it."""
+        """The level that ``keep`` of the particles are below, or the target if that many are below it.
+
+        Args:
+          row: the current one.
+          population: its particles.
+          target: score to reach.
+
+        Returns:
+          The next row, and whether it is the stage's last, ``bool[]``.
+
+        References:
+          Au & Beck (2001), subset simulation.
+        """
         score = active_score(population.scores, row.stage)
         order = jnp.lexsort((population.tie, score))
         last = order[math.ceil(self.keep * order.size) - 1]
@@ -189,7 +213,19 @@ class Tempered(Walk):
             raise ValueError(f"`ess` must be strictly between 0 and 1, but {self.ess!r} came")
 
     def next_row(self, row: Row, population: Population, target: Array) -> tuple[Row, Array]:
-        """The largest beta that leaves the effective share; the last row has half its particles below the target."""
+        """The largest beta that leaves the effective share; the last row has half its particles below the target.
+
+        Args:
+          row: the current one.
+          population: its particles.
+          target: score to reach.
+
+        Returns:
+          The next row, and whether it is the stage's last, ``bool[]``.
+
+        References:
+          Jasra, Stephens, Doucet & Tsagaris (2011), Inference for Lévy-driven stochastic volatility models.
+        """
         score = active_score(population.scores, row.stage)
         finite = jnp.isfinite(score)
         lowest = jnp.min(score, where=finite, initial=jnp.inf)

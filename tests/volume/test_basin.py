@@ -115,29 +115,27 @@ def test_preconditioners_of_every_kind_agree():
 
 
 def test_mass_under_a_gaussian_prior():
-    # A line: the exact probability of an interval that does not contain the prior's mean.
+    # A line around 1.5, where the prior's mean is 0.5: each ray is exact, the mean over both signs is the mass.
+    loss = Partial(lambda center, w: jnp.sum((w - center) ** 2), jnp.asarray(1.5))
     line = radial_log_volume(
-        quadratic([2.0]), jnp.asarray([1.5]), 0.25, jax.random.key(5), prior_variance=4.0, prior_mean=0.5
-    )
-    # (w - 1.5)^2 is measured from 0, not from 1.5: the loss is w^2, and the basin is |w|^2 <= 1.5^2 + 0.25.
-    edge = np.sqrt(1.5**2 + 0.25)
-    # Only the two rays from 1.5 exist; each is exact, their mean is the mass.
-    probability = np.diff(norm.cdf([-edge, edge], 0.5, 2.0))[0]
-    assert abs(line.log_volume.value - np.log(probability)) < 4 * line.log_volume.stderr
-    h = 1 / np.arange(1, 21.0)
-    run = functools.partial(radial_log_volume, preconditioner=h**-0.5, n_directions=200)
-    centered = run(quadratic(h), jnp.zeros(20), 1e-2, jax.random.key(6), prior_variance=np.ones(20)).log_volume
-    assert abs(centered.value - ellipsoid_log_prob(h, 1e-2)) < 4 * centered.stderr
-    assert centered.stderr < 0.01
+        loss, jnp.asarray([1.5]), 0.25, jax.random.key(5), prior_variance=4.0, prior_mean=0.5
+    ).log_volume
+    exact = np.log(np.diff(norm.cdf([1.0, 2.0], 0.5, 2.0))[0])
+    assert abs(line.value - exact) < 4 * line.stderr
+
+    h, flat = 1 / np.arange(1, 21.0), np.ones(20)
+    run = functools.partial(radial_log_volume, params=jnp.zeros(20), n_directions=200)
+    basin = run(quadratic(h), cutoff=1e-2, key=jax.random.key(6), preconditioner=h**-0.5, prior_variance=flat)
+    assert abs(basin.log_volume.value - ellipsoid_log_prob(h, 1e-2)) < 4 * basin.log_volume.stderr
+    assert basin.log_volume.stderr < 0.01
     # A ball around a point other than the mean: non-central chi-squared.
     mean = np.linspace(-1, 1, 20)
-    ball = radial_log_volume(
-        quadratic(np.full(20, 2.0)), jnp.zeros(20), 1.0, jax.random.key(7), prior_variance=1.0, prior_mean=mean
-    ).log_volume
+    run = functools.partial(run, preconditioner=flat, prior_variance=flat)
+    ball = run(quadratic(2 * flat), cutoff=1.0, key=jax.random.key(7), prior_mean=mean).log_volume
     assert abs(ball.value - noncentral_chi2_logcdf(1.0, 20, mean @ mean)) < 4 * ball.stderr
     # So wide a basin that it holds everything.
-    whole = radial_log_volume(quadratic(np.ones(3)), jnp.zeros(3), 1e3, jax.random.key(8), prior_variance=1.0)
-    np.testing.assert_allclose(whole.log_volume.value, 0, atol=1e-10)
+    whole = run(quadratic(flat), cutoff=1e4, key=jax.random.key(8)).log_volume
+    np.testing.assert_allclose(whole.value, 0, atol=1e-10)
 
 
 def test_only_the_star_shaped_part_is_counted():

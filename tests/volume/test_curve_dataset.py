@@ -16,9 +16,16 @@ from genjax.ntk import linear, mlp_nngp, rbf
 from genjax.plot import inductive_bias_curves
 from genjax.run import Execution, load_results, open_run, save_results
 from genjax.tasks import make_task
-from genjax.volume import BiasCurve, GuessAndCheck, Particles, fan_in_scale, inductive_bias, weight_space
-from genjax.volume.datasets import bias_curve_dataset
-from genjax.volume.spaces import gaussian_process_space
+from genjax.volume import (
+    BiasCurve,
+    GuessAndCheck,
+    Particles,
+    bias_curve_dataset,
+    fan_in_scale,
+    gaussian_process_space,
+    inductive_bias,
+    weight_space,
+)
 
 EPSILON = (0.3, 0.2, 0.1)
 

@@ -17,10 +17,13 @@ from genjax.ntk import rbf
 from genjax.run import Execution
 from genjax.tasks import make_task
 from genjax.volume import (
+    EventCurve,
     GuessAndCheck,
     Nested,
+    RegretBound,
     Splitting,
     Tempered,
+    curvature_scale,
     gaussian_inductive_bias,
     gaussian_posterior,
     inductive_bias,
@@ -95,6 +98,7 @@ def test_ball_its_shell_and_its_half(method):
     """A whole curve from one walk; exact by the chi-squared law. Then what has no answer, and what is not a number."""
     radii = [9.0, 4.0, 1.0]
     found = walk(method, radii)
+    assert isinstance(found, EventCurve)
     agrees(found.log_prob, ball_log_prob(10, radii))
     low, high = found.log_prob.interval()
     assert (low < found.log_prob.value).all()
@@ -262,6 +266,13 @@ def test_local_volume_of_a_bowl():
     agrees(found.log_prob, quadratic_basin_log_volume(np.asarray(h, float), [2e-2, 1e-2]))
 
 
+def test_curvature_gives_the_scale_of_a_quadratic_basin():
+    """Sign probes are exact for a diagonal Hessian; the flattest direction is held at a thousandth of the steepest."""
+    h = jnp.array([4.0, 1.0, 1e-6])
+    scale = curvature_scale(lambda w: 0.5 * jnp.sum(h * w**2), jnp.zeros(3), 0.3, key=KEY, n_probes=2)
+    np.testing.assert_allclose(scale, np.sqrt(2 * 0.3 / (3 * np.array([4.0, 1.0, 4e-3]))), rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_local_volume_in_ten_thousand_dimensions():
     """H_i = 1/i: within 1 % of the exact volume, where the radial estimate is thousands of nats low."""
@@ -308,6 +319,7 @@ def test_weight_of_the_truth_and_its_regret():
     exact = ball_log_prob(6, 6 * np.array([0.5, 0.05]))
     agrees(curve.log_prob, exact)
     bound = regret_bound([0.5, 0.05], exact, [1, 10, 1000])
+    assert isinstance(bound, RegretBound)
     np.testing.assert_allclose(bound.per_example, np.min([[0.5], [0.05]] - exact[:, None] / [1, 10, 1000], axis=0))
     assert set(bound.divergence) == {0.5, 0.05}
     with pytest.raises(ValueError, match=r"^`target_divergence` must be positive"):
