@@ -30,7 +30,7 @@ from genjax.volume.llc import (
     llc_from_curve,
     local_learning_coefficient,
 )
-from genjax.volume.local import curvature_scale, local_log_volume
+from genjax.volume.local_volume import LocalVolume, local_log_volume
 from genjax.volume.nested import Nested
 from genjax.volume.simulation import inductive_bias, log_probability
 from genjax.volume.spaces import (
@@ -62,6 +62,7 @@ __all__ = [
     "HypothesisSpace",
     "InductiveBias",
     "IntegratedLLC",
+    "LocalVolume",
     "LogProb",
     "Nested",
     "Particles",
@@ -75,7 +76,6 @@ __all__ = [
     "bias_of_proportion",
     "boolean_function_histogram",
     "clopper_pearson",
-    "curvature_scale",
     "error_function",
     "fan_in_scale",
     "gaussian_inductive_bias",

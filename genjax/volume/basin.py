@@ -227,7 +227,17 @@ class GaussianPrior(NamedTuple):
     variance: Array
 
     def log_density(self, w: Array) -> Array:
-        """Nats, of flat parameters ``[D]``."""
+        """Log density of flat parameters.
+
+        Args:
+          w: ``float[D]``.
+
+        Returns:
+          ``float[]``, nats.
+
+        References:
+          The normal law.
+        """
         return -0.5 * jnp.sum((w - self.mean) ** 2 / self.variance + jnp.log(2 * math.pi * self.variance))
 
 
@@ -265,7 +275,19 @@ def _log_integral(prior: GaussianPrior, center: Array, u: Array, log_radius: Arr
 
 
 def gaussian_prior(mean: ArrayLike | Params, variance: ArrayLike | Params, params: Params) -> GaussianPrior:
-    """From numbers, vectors or pytrees like the parameters."""
+    """A Gaussian prior from numbers, vectors ``[D]`` or pytrees like the parameters.
+
+    Args:
+      mean: of each weight.
+      variance: of each weight, positive.
+      params: parameters, whose shapes and dtype count.
+
+    Returns:
+      The prior over the flat parameters.
+
+    References:
+      Neal (1996), Bayesian Learning for Neural Networks (weight priors).
+    """
     return GaussianPrior(
         flat_values("prior_mean", mean, params), flat_values("prior_variance", variance, params, positive=True)
     )

@@ -133,8 +133,7 @@ def local_log_volume(
 
     Example:
       >>> import jax
-      >>> from genjax.volume.local_volume import local_log_volume
-      >>> from genjax.volume.walk import Tempered
+      >>> from genjax.volume import Tempered, local_log_volume
       >>> settings = Tempered(n_particles=64, n_replicas=4)
       >>> ball = local_log_volume(lambda w: w @ w, jax.numpy.zeros(3), 1.0, jax.random.key(0), settings=settings)
       >>> abs(float(ball.log_volume.value) - 1.4324) < 5 * float(ball.log_volume.stderr)  # log 4 pi / 3

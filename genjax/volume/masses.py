@@ -124,8 +124,7 @@ def walk_masses(problem: Problem, events: Events, key: Array, walk: Walk, work: 
     Returns:
       What they found.
     """
-    weighed = problem.log_weight is not None and not walk.joint
-    stages = [WEIGHT] * weighed + [TRAIN] * (problem.train is not None) + [TEST]
+    stages = [WEIGHT] * (problem.log_weight is not None) + [TRAIN] * (problem.train is not None) + [TEST]
     goals = {WEIGHT: 1.0, TRAIN: float(events.fit), TEST: float(np.min(events.targets))}
     row = prior_row(stages[0], 0.0, problem.dimension if walk.move == "hmc" else 0, 0.5)
     start, parts, reached, pilot_reports, log_z = None, [], True, [], 0.0

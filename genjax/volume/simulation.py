@@ -250,34 +250,13 @@ def log_probability(
     levels = jnp.atleast_1d(levels)
     test = Partial(_of_params, as_partial(score), space.transport)
     problem = Problem(None, test, space.log_weight, space.dimension)
-    return simulate_events(
-        problem, space.transport, levels, space.prior, key, settings, n_keep, verify, execution, directory, resume
-    )
-
-
-def simulate_events(
-    problem: Problem,
-    transport: Partial,
-    levels: Array,
-    given: str,
-    key: Array,
-    settings: Walker,
-    n_keep: int,
-    verify: bool,
-    execution: Execution | None,
-    directory: str | Path | None,
-    resume: bool,
-) -> EventCurve:
-    """Run a walk to the lowest of some levels of its test score, and label what comes back."""
-    _check_key(key)
     work = Work(execution, None if directory is None else Path(directory), resume)
     masses, doubts = _simulate(problem, Events(jnp.asarray(jnp.inf), levels), key, settings, work, verify)
     found = jackknife(log_ratio, masses.targets, masses.fit[:, None])
-    cap = np.inf if getattr(settings, "joint", False) else 0.0  # a volume may exceed 1, a probability not
     return EventCurve(
         threshold=levels,
-        log_prob=_estimate(found, masses.targets, masses.bounds, doubts, given, sign=1, cap=cap),
-        particles=_particles(key, transport, masses, n_keep, False),
+        log_prob=_estimate(found, masses.targets, masses.bounds, doubts, space.prior, sign=1),
+        particles=_particles(key, space.transport, masses, n_keep, False),
         diagnostics=masses.diagnostics,
         warnings=masses.warnings,
         n_hypotheses=masses.n_hypotheses,
@@ -392,21 +371,20 @@ def _estimate(
     given: str,
     *,
     sign: int,
-    cap: float = 0.0,
 ) -> Estimate:
     """The estimate where some replica saw the event, a one-sided bound where none did.
 
     ``bounds`` are ends of one-sided intervals in the estimate's own direction; ``sign`` is 1 for a log probability,
-    which they bound above, and -1 for a bias, which they bound below; ``cap`` is the largest value there can be.
+    which they bound above, and -1 for a bias, which they bound below.
     """
     seen = np.isfinite(logs).any(axis=0)
-    end = np.minimum(bounds, cap) if sign > 0 else np.maximum(bounds, 0)
+    end = np.minimum(bounds, 0) if sign > 0 else np.maximum(bounds, 0)
     value = np.where(seen, found.value, end)
     stderr = np.where(np.isfinite(found.stderr), found.stderr, np.inf)
     low = np.where(np.isfinite(found.low), found.low, -np.inf)
     high = np.where(np.isfinite(found.high), found.high, np.inf)
     if sign > 0:
-        low, high = np.where(seen, low, -np.inf), np.where(seen, np.minimum(high, cap), end)
+        low, high = np.where(seen, low, -np.inf), np.where(seen, np.minimum(high, 0), end)
     else:
         low, high = np.where(seen, np.maximum(low, 0), end), np.where(seen, high, np.inf)
     status = np.where(doubts, Status.DOUBTFUL, Status.OK)

@@ -75,8 +75,6 @@ class Walk:
     max_rows: int = 1024
 
     name: ClassVar[str]
-    joint: ClassVar[bool] = False
-    """Whether the prior's own density sets in together with the score, not in a stage before it."""
 
     def __post_init__(self) -> None:
         check_choice("move", self.move, MOVES)

@@ -61,8 +61,8 @@ def test_radial_in_float32():
 def test_radii_were_found_inside():
     h = 1 / np.arange(1, 101.0)
     loss, key = quadratic(h), jax.random.key(1)
-    result = radial_log_volume(loss, jnp.zeros(100), 1e-2, key, n_directions=20)
-    v = jax.vmap(lambda k: jax.random.normal(k, (100,)))(jax.random.split(key, 20))
+    result = radial_log_volume(loss, jnp.zeros(100), 1e-2, key, preconditioner=np.ones(100))
+    v = jax.vmap(lambda k: jax.random.normal(k, (100,)))(jax.random.split(key, 100))
     u = v / jnp.linalg.norm(v, axis=1, keepdims=True)
     # Computed another way, so up to the rounding of the loss.
     np.testing.assert_allclose(jax.vmap(loss)(jnp.exp(result.log_radius)[:, None] * u), 1e-2, rtol=1e-12)
@@ -71,7 +71,7 @@ def test_radii_were_found_inside():
 def test_without_a_preconditioner_it_is_a_lower_bound_and_says_so():
     h = 1 / np.arange(1, 101.0)
     exact = quadratic_basin_log_volume(h, 1e-2)
-    result = radial_log_volume(quadratic(h), jnp.zeros(100), 1e-2, jax.random.key(2))
+    result = radial_log_volume(quadratic(h), jnp.zeros(100), 1e-2, jax.random.key(2), preconditioner=np.ones(100))
     assert result.log_volume.value < exact - 3
     assert result.log_volume.status == Status.DOUBTFUL
     low, high = result.log_volume.interval()
@@ -152,20 +152,22 @@ def test_only_the_star_shaped_part_is_counted():
 
 
 def test_rays_without_end_and_nan():
-    strip = radial_log_volume(lambda w: 0 * w[0], jnp.zeros(2), 0.5, jax.random.key(10), max_radius=10.0)
-    assert strip.unbounded.all()
-    assert strip.log_volume.status == Status.DOUBTFUL
-    np.testing.assert_allclose(strip.log_volume.value, np.log(100 * np.pi), rtol=1e-12)
-    assert "still inside at the largest radius" in strip.warnings[0]
-    half = radial_log_volume(
-        lambda w: jnp.where(w[0] > 0.5, jnp.nan, w @ w), jnp.zeros(2), 1.0, jax.random.key(11), n_directions=400
-    ).log_volume
+    def disc(h, edge):
+        loss = Partial(powers, jnp.full(2, h), jnp.asarray(2.0), jnp.asarray(edge))
+        return radial_log_volume(loss, jnp.zeros(2), 1.0, jax.random.key(10), n_directions=400, max_radius=10.0)
+
+    everywhere = disc(0.0, np.inf)
+    assert everywhere.unbounded.all()
+    assert everywhere.log_volume.status == Status.DOUBTFUL
+    np.testing.assert_allclose(everywhere.log_volume.value, np.log(100 * np.pi), rtol=1e-12)
+    assert "still inside at the largest radius" in everywhere.warnings[0]
     # A disc without its cap beyond 1/2.
+    cut = disc(1.0, 0.5).log_volume
     exact = np.log(np.pi - (np.arccos(0.5) - 0.5 * np.sqrt(0.75)))
-    assert abs(half.value - exact) < 4 * half.stderr
-    lost = radial_log_volume(lambda w: jnp.nan * w[0], jnp.zeros(2), 1.0, jax.random.key(12))
-    assert np.isnan(lost.log_volume.value)
-    assert lost.log_volume.status == Status.INVALID
+    assert abs(cut.value - exact) < 4 * cut.stderr
+    lost = disc(1.0, -1.0).log_volume
+    assert np.isnan(lost.value)
+    assert lost.status == Status.INVALID
 
 
 @given(st.floats(-5, 5), st.floats(-5, 5), st.floats(1e-6, 1e3))
@@ -254,6 +256,7 @@ def test_local_volume_of_uneven_and_cut_basins():
     assert any("NaN" in warning for warning in half.warnings)
 
 
+@pytest.mark.slow
 def test_a_basin_without_an_edge_is_not_given_a_size():
     h = np.ones(8)
     h[3] = 0
@@ -279,6 +282,10 @@ def test_a_cutoff_never_reached_is_a_bound_or_nothing(crossed, status):
     np.testing.assert_allclose(volume.value[2], unit - 5 if crossed else np.nan)
     np.testing.assert_allclose(volume.interval()[1][2], unit - 5 if crossed else np.nan)
     assert volume.interval()[0][2] == -np.inf
+    widening = _local_volume(basin, True, masses, (3,))
+    assert (widening.log_volume.status[:2] == Status.DOUBTFUL).all()
+    assert (widening.log_volume.interval()[1][:2] == np.inf).all()
+    assert "widening" in widening.warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,9 @@ from genjax.volume import (
     RegretBound,
     Splitting,
     Tempered,
-    curvature_scale,
     gaussian_inductive_bias,
     gaussian_posterior,
     inductive_bias,
-    local_log_volume,
     log_prior_space,
     log_probability,
     posterior_space,
@@ -39,7 +37,6 @@ from genjax.volume import (
 from genjax.volume.oracles import (
     ball_log_prob,
     monomial_log_prob,
-    quadratic_basin_log_volume,
     spherical_cap_log_prob,
     succession_inductive_bias,
     succession_log_fit,
@@ -251,39 +248,6 @@ def test_doubling_agrees_where_the_walk_is_sound():
     assert found.log_prob.status[0] == Status.OK
 
 
-def test_local_volume_of_a_bowl():
-    """Misfit reference scale; exact by the volume of an ellipsoid."""
-    h = 1 / jnp.arange(1, 9.0)
-    found = local_log_volume(
-        lambda w: 0.5 * jnp.sum(h * w**2) + 3.0,
-        jnp.zeros(8),
-        [2e-2, 1e-2],
-        key=KEY,
-        scale=jnp.full(8, 0.2),
-        method=Tempered(**SMALL),
-        execution=QUIET,
-    )
-    agrees(found.log_prob, quadratic_basin_log_volume(np.asarray(h, float), [2e-2, 1e-2]))
-
-
-def test_curvature_gives_the_scale_of_a_quadratic_basin():
-    """Sign probes are exact for a diagonal Hessian; the flattest direction is held at a thousandth of the steepest."""
-    h = jnp.array([4.0, 1.0, 1e-6])
-    scale = curvature_scale(lambda w: 0.5 * jnp.sum(h * w**2), jnp.zeros(3), 0.3, key=KEY, n_probes=2)
-    np.testing.assert_allclose(scale, np.sqrt(2 * 0.3 / (3 * np.array([4.0, 1.0, 4e-3]))), rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_local_volume_in_ten_thousand_dimensions():
-    """H_i = 1/i: within 1 % of the exact volume, where the radial estimate is thousands of nats low."""
-    h = 1 / jnp.arange(1, 10_001.0)
-    walk = Tempered(n_particles=64, n_replicas=4, n_moves=1, max_rows=512)
-    found = local_log_volume(
-        lambda w: 0.5 * jnp.sum(h * w**2), jnp.zeros(10_000), 1e-2, key=KEY, method=walk, execution=QUIET
-    )
-    assert float(found.log_prob.value[0]) == pytest.approx(-10373.15, rel=0.01)
-
-
 @pytest.mark.slow
 def test_tempering_deep_in_a_ball():
     """Within 1 nat of exact; rows at most twice the thermodynamic length, sqrt(D/2) ln(1 + 2 beta)."""
@@ -441,7 +405,3 @@ def test_bad_settings():
     weighted = log_prior_space(lambda w, x: x, jnp.zeros(2), lambda w: -jnp.sum(w**2))
     with pytest.raises(ValueError, match=r"^`method` 'nested' needs a prior that can be drawn from"):
         log_probability(weighted, squared_norm, 1.0, key=KEY, method="nested")
-    with pytest.raises(ValueError, match=r"^`cutoff` must be a positive number"):
-        local_log_volume(squared_norm, jnp.zeros(2), -1.0, key=KEY)
-    with pytest.raises(ValueError, match=r"^`loss` must curve upwards"):
-        local_log_volume(lambda w: -squared_norm(w), jnp.zeros(2), 1.0, key=KEY)
