@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from genjax.errors import check_array, check_positive
 from genjax.estimate import Estimate
 from genjax.volume.binomial import log_proportion
-from genjax.volume.draws import Draws, Space, member_keys
+from genjax.volume.draws import Draws, Space
+from genjax.volume.program import member_keys
 
 if TYPE_CHECKING:
     from genjax.run import Execution

@@ -6,12 +6,35 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from genjax.errors import Status
 from genjax.estimate import NATS_PER_BIT, Estimate
 from genjax.typing import Params
+
+
+class InNats:
+    """A required inductive bias in its units."""
+
+    bias: Estimate
+    n_test: int
+
+    @property
+    def nats(self) -> Array:
+        """I(epsilon) in nats, ``float[e]``."""
+        return self.bias.value
+
+    @property
+    def bits(self) -> Array:
+        """I(epsilon) in bits, ``float[e]``."""
+        return self.bias.bits
+
+    @property
+    def nats_per_test_point(self) -> Array:
+        """I(epsilon) / n_test, nats, ``float[e]``."""
+        return self.bias.value / self.n_test
 
 
 @jax.tree_util.register_dataclass
@@ -57,9 +80,21 @@ class EventCurve:
     method: str = dataclasses.field(metadata={"static": True})
 
 
+def condition(prior: str, fit_error: float | None, n_train: int) -> str:
+    """What a required inductive bias is given, in words."""
+    fitting = "" if fit_error is None else f" with training error <= {fit_error:g} on {n_train} points"
+    return f"a hypothesis from {prior}{fitting}"
+
+
+def untrained(prior: str) -> Estimate:
+    """Log probability of fitting where there is no training stage."""
+    zero = jnp.zeros(())
+    return Estimate(zero, zero, zero, jnp.asarray(Status.OK, jnp.int32), prior)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class BiasCurve:
+class BiasCurve(InNats):
     r"""Required inductive bias by simulation, :math:`I(\epsilon) = -\log P(e_{test} \le \epsilon \mid fit)`.
 
     Attributes:
@@ -92,21 +127,6 @@ class BiasCurve:
     n_hypotheses: int = dataclasses.field(metadata={"static": True})
     method: str = dataclasses.field(metadata={"static": True})
     error_scale: str = dataclasses.field(metadata={"static": True})
-
-    @property
-    def nats(self) -> Array:
-        """I(epsilon) in nats, ``float[e]``."""
-        return self.bias.value
-
-    @property
-    def bits(self) -> Array:
-        """I(epsilon) in bits, ``float[e]``."""
-        return self.bias.bits
-
-    @property
-    def nats_per_test_point(self) -> Array:
-        """I(epsilon) / n_test, nats, ``float[e]``."""
-        return self.bias.value / self.n_test
 
     def __str__(self) -> str:
         low, high = (np.atleast_1d(end) for end in self.bias.interval())

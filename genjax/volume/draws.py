@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from genjax.errors import Status
-from genjax.estimate import Estimate
 from genjax.tasks import Task
 from genjax.typing import Params
 from genjax.volume.binomial import bias_of_proportion, log_proportion
-from genjax.volume.curve import BiasCurve, Particles
+from genjax.volume.curve import BiasCurve, Particles, condition, untrained
 from genjax.volume.error_functions import ErrorFunction
+from genjax.volume.program import Silent
 from genjax.volume.spaces import HypothesisSpace, TrainedSpace
 
 Space = HypothesisSpace | TrainedSpace
 
 
-class Draws:
-    """A :class:`genjax.run.Program` of which only ``init``, ``finish`` and perhaps ``advance`` are left to say."""
+class Draws(Silent):
+    """A program of which only ``init``, ``finish`` and perhaps ``advance`` are left to say."""
 
-    record_steps: ClassVar[tuple[int, ...]] = ()
-    snapshot_steps: ClassVar[tuple[int, ...]] = ()
-    dims: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     n_steps: int = 0
     space: Space
 
@@ -37,21 +31,9 @@ class Draws:
         """What was drawn from."""
         return {"prior": self.space.prior}
 
-    def prepare(self, key: Array, hparams: Any) -> Array:  # noqa: ARG002
-        """The member's key."""
-        return key
-
     def advance(self, context: Array, state: Any, start: Array, stop: Array) -> Any:  # noqa: ARG002
         """Nothing is left to do."""
         return state
-
-    def observe(self, context: Array, state: Any, step: Array) -> tuple[Any, dict[str, Array]]:  # noqa: ARG002
-        """Nothing is recorded on the way."""
-        return state, {}
-
-    def snapshot(self, state: Any) -> dict[str, Any]:  # noqa: ARG002
-        """Nothing is kept on the way."""
-        return {}
 
     def running(self, state: Any) -> Array:  # noqa: ARG002
         """Always: a stop that depends on what was drawn would bias the estimate."""
@@ -67,11 +49,6 @@ def evaluate(space: Space, error: ErrorFunction, params: Params, x: Array, y: Ar
 def unnamed(task: Task) -> Task:
     """The task without words, which are static: tasks of one shape then share compiled programs."""
     return dataclasses.replace(task, name="", provenance="")
-
-
-def member_keys(key: Array, n: int) -> Array:
-    """Keys ``[n]``; that of a member depends on neither their number nor their order."""
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n))
 
 
 class Sample(NamedTuple):
@@ -101,13 +78,7 @@ def counted_curve(
     method: str,
 ) -> BiasCurve:
     """The record of counted draws, with binomial intervals and what is to be said about them."""
-    given = f"a hypothesis from {space.prior}"
-    if fit_error is None:
-        zero = jnp.zeros(())
-        log_fit = Estimate(zero, zero, zero, jnp.asarray(Status.OK, jnp.int32), space.prior)
-    else:
-        log_fit = log_proportion(sample.fits, sample.n, space.prior)
-        given = f"{given} with training error <= {fit_error:g} on {task.n_train} points"
+    log_fit = untrained(space.prior) if fit_error is None else log_proportion(sample.fits, sample.n, space.prior)
     warnings = []
     if sample.invalid:
         warnings.append(
@@ -123,7 +94,7 @@ def counted_curve(
         )
     return BiasCurve(
         target_error=target_error,
-        bias=bias_of_proportion(sample.hits, sample.fits, given),
+        bias=bias_of_proportion(sample.hits, sample.fits, condition(space.prior, fit_error, task.n_train)),
         log_fit=log_fit,
         particles=sample.particles,
         diagnostics={

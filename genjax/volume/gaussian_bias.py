@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 from genjax.errors import Status, check_array, check_choice
 from genjax.estimate import NATS_PER_BIT, Estimate
 from genjax.tasks import Task
+from genjax.volume.curve import InNats
 from genjax.volume.gaussian import (
     ErrorLaw,
     GaussianPosterior,
@@ -37,7 +38,7 @@ from genjax.volume.lanczos import lanczos_error_law
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class InductiveBias:
+class InductiveBias(InNats):
     r"""Required inductive bias of a task as a curve over target errors, with everything it depends on.
 
     Attributes:
@@ -70,21 +71,6 @@ class InductiveBias:
     error_scale: str = dataclasses.field(
         default="mean squared error per test point and output", metadata={"static": True}
     )
-
-    @property
-    def nats(self) -> Array:
-        """I(epsilon) in nats, ``float[e]``."""
-        return self.bias.value
-
-    @property
-    def bits(self) -> Array:
-        """I(epsilon) in bits, ``float[e]``."""
-        return self.bias.bits
-
-    @property
-    def nats_per_test_point(self) -> Array:
-        """I(epsilon) / n_test, nats, ``float[e]``."""
-        return self.bias.value / self.n_test
 
     def __str__(self) -> str:
         header = (

@@ -19,8 +19,9 @@ from genjax.errors import check_positive
 from genjax.tasks import Task
 from genjax.typing import Params
 from genjax.volume.curve import BiasCurve, Particles
-from genjax.volume.draws import Draws, Sample, Space, counted_curve, equal_particles, evaluate, member_keys, unnamed
+from genjax.volume.draws import Draws, Sample, Space, counted_curve, equal_particles, evaluate, unnamed
 from genjax.volume.error_functions import ErrorFunction
+from genjax.volume.program import member_keys
 
 if TYPE_CHECKING:
     import xarray

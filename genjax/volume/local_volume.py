@@ -23,7 +23,7 @@ from genjax.typing import Params
 from genjax.volume.basin import MAX_RADIUS, GaussianPrior, first_exit, gaussian_prior
 from genjax.volume.flat import flat_loss, flat_values
 from genjax.volume.masses import Masses, Work, walk_masses
-from genjax.volume.replicas import jackknife, log_mean
+from genjax.volume.replicas import WIDEST_SCATTER, jackknife, jackknife_covariance, log_mean
 from genjax.volume.smc import (
     TEST,
     Events,
@@ -47,7 +47,6 @@ _N_RAYS = 16
 # A warm-up that widens a direction by more, from its third quarter to its last or in all, has found no edge.
 _MOST_GROWTH = 10.0
 _WIDEST = 1e12
-_WIDEST_SCATTER = 1.0
 
 Moments = tuple[Array, Array, Array]
 """Sums of means ``[D]``, mean squares ``[D]`` and log inverse temperatures."""
@@ -172,13 +171,13 @@ class _Bridge(Tempered):
 
     name: ClassVar[str] = "bridge"
 
-    def next_row(self, row: Row, population: Population, target: Array) -> tuple[Row, Array]:
+    def _next_row(self, row: Row, population: Population, target: Array) -> tuple[Row, Array]:
         scores = population.scores
         joint, _ = next_power(
             row, population._replace(scores=scores._replace(weight=scores.weight - scores.test)), self.ess
         )
         joint = joint._replace(test_beta=joint.power)
-        colder, done = super().next_row(row, population, target)
+        colder, done = super()._next_row(row, population, target)
         bridging = row.power < 1
         return jax.tree.map(lambda a, b: jnp.where(bridging, a, b), joint, colder), done & ~bridging
 
@@ -197,7 +196,7 @@ def _local_volume(basin: _Basin, widening: bool, masses: Masses, shape: tuple[in
         )
     # A replica that missed the cutoff scatters without limit.
     spread = np.std(np.where(seen.all(axis=0), logs, 0), axis=0, ddof=1)
-    if (some & ~seen.all(axis=0) | (spread > _WIDEST_SCATTER)).any():
+    if (some & ~seen.all(axis=0) | (spread > WIDEST_SCATTER)).any():
         warnings += ("replicas scatter by more than a nat, or miss the cutoff: raise `n_particles` or `n_moves`",)
     # Chernoff's bound V <= Z exp(beta c) holds once the walk has left the reference behind.
     crossed = masses.diagnostics["test_beta"][-1] >= 1
@@ -219,21 +218,12 @@ def _local_volume(basin: _Basin, widening: bool, masses: Masses, shape: tuple[in
     )
     return LocalVolume(
         log_volume=estimate,
-        covariance=jnp.asarray(_covariance(logs), float).reshape(shape + shape),
+        covariance=jnp.asarray(jackknife_covariance(logs), float).reshape(shape + shape),
         scales=basin.scales,
         inverse_temperature=float(basin.beta),
         diagnostics=masses.diagnostics,
         warnings=warnings,
     )
-
-
-def _covariance(logs: np.ndarray) -> np.ndarray:
-    """The jackknife's, ``[e, e]``."""
-    n = len(logs)
-    without = np.stack([log_mean(np.delete(logs, i, axis=0)) for i in range(n)])
-    with np.errstate(invalid="ignore"):
-        centered = without - without.mean(axis=0)
-    return (n - 1) / n * centered.T @ centered
 
 
 @jax.tree_util.register_dataclass

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from genjax.volume.draws import member_keys
 from genjax.volume.nested import Descent, Nested
+from genjax.volume.passes import Pilot, Replica
+from genjax.volume.program import member_keys
 from genjax.volume.replicas import Logs, log_mean
 from genjax.volume.smc import (
     TEST,
@@ -31,7 +32,7 @@ from genjax.volume.smc import (
     pad_rows,
     prior_row,
 )
-from genjax.volume.walk import Pilot, Replica, Splitting, Walk
+from genjax.volume.walk import Splitting, Walk
 
 if TYPE_CHECKING:
     import xarray
@@ -49,8 +50,9 @@ class Masses(NamedTuple):
     """What independent replicas found.
 
     Attributes:
-      fit: log P(fits) ``[R]``; zeros without a training stage.
-      targets: log P(fits and meets each target) ``[R, E]``; ``-inf`` for replicas that never saw it.
+      total: log mass of everything ``[R]``, which the others are relative to; zeros for a prior that can be drawn from.
+      fit: log mass of what fits ``[R]``; ``total`` without a training stage.
+      targets: log mass of what fits and meets each target ``[R, E]``; ``-inf`` for replicas that never saw it.
       fit_bound: log of an upper bound (95 %) on P(fits), for when no replica saw it.
       bounds: the same for each target ``[E]``.
       z: particles ``[h, D]``.
@@ -59,9 +61,11 @@ class Masses(NamedTuple):
       test: test scores ``[h]``.
       diagnostics: arrays by name.
       warnings: sentences.
+      doubtful: whether some of them are about the moves; unreached targets and invalid hypotheses show by themselves.
       n_hypotheses: evaluated altogether.
     """
 
+    total: Logs
     fit: Logs
     targets: Logs
     fit_bound: float
@@ -72,6 +76,7 @@ class Masses(NamedTuple):
     test: np.ndarray
     diagnostics: dict[str, Any]
     warnings: tuple[str, ...]
+    doubtful: bool
     n_hypotheses: int
 
 
@@ -127,7 +132,7 @@ def walk_masses(problem: Problem, events: Events, key: Array, walk: Walk, work: 
     stages = [WEIGHT] * (problem.log_weight is not None) + [TRAIN] * (problem.train is not None) + [TEST]
     goals = {WEIGHT: 1.0, TRAIN: float(events.fit), TEST: float(np.min(events.targets))}
     row = prior_row(stages[0], 0.0, problem.dimension if walk.move == "hmc" else 0, 0.5)
-    start, parts, reached, pilot_reports, log_z = None, [], True, [], 0.0
+    start, parts, reached, log_z = None, [], True, 0.0
     for stage in stages:
         program = Pilot(problem, start, row, jnp.asarray(stage, jnp.int32), jnp.asarray(goals[stage], float), walk)
         found = work.run(program, member_keys(key, 1 + stage)[stage:], f"pilot-{stage}", chunk=1).isel(seed=0)
@@ -135,7 +140,6 @@ def walk_masses(problem: Problem, events: Events, key: Array, walk: Walk, work: 
         rows = jax.tree.map(lambda leaf: leaf[:n], _part(found, "rows", Row, Row._fields))  # noqa: B023
         parts.append(rows._replace(log_z=rows.log_z + log_z))
         log_z = float(parts[-1].log_z[-1])
-        pilot_reports.append(jax.tree.map(lambda leaf: leaf[:n], _part(found, "reports", Report, Report._fields)))  # noqa: B023
         reached = bool(found["reached"])
         if not reached:
             break
@@ -197,9 +201,11 @@ def _gather(events: Events, walk: Walk, rows: Row, results: xarray.Dataset, reac
         "log_fit": fit - total,
         "log_targets": sums.targets - total[:, None],
     }
-    warnings = _walk_warnings(walk, rows, reports, reached, int(reports.invalid.sum()))
+    doubts = _doubts(walk, reports)
+    warnings = (*_unreached(walk, rows, reached), *doubts, *_invalid(int(reports.invalid.sum())))
     per_row = walk.n_particles * walk.n_moves * walk.evaluations
     return Masses(
+        total=total,
         fit=fit,
         targets=sums.targets,
         fit_bound=float(level),
@@ -207,6 +213,7 @@ def _gather(events: Events, walk: Walk, rows: Row, results: xarray.Dataset, reac
         **_stacked(results, scores, log_weights),
         diagnostics=diagnostics,
         warnings=warnings,
+        doubtful=bool(doubts),
         n_hypotheses=(walk.n_replicas + 1) * n_rows * per_row,
     )
 
@@ -245,31 +252,35 @@ def _stacked(results: xarray.Dataset, scores: Scores, log_weights: np.ndarray) -
     }
 
 
-def _walk_warnings(walk: Walk, rows: Row, reports: Report, reached: bool, n_invalid: int) -> tuple[str, ...]:
-    warnings = []
-    if not reached:
-        what = {WEIGHT: "the prior's own density", TRAIN: "fitting the training data", TEST: "the lowest target"}
-        where = what[int(rows.stage[-1])]
-        warnings.append(
-            f"the walk ended after {len(rows.stage)} rows without reaching {where}: "
-            + ("its budget `max_rows` was used up" if len(rows.stage) >= walk.max_rows else "nothing lower was found")
-        )
+def _unreached(walk: Walk, rows: Row, reached: bool) -> list[str]:
+    if reached:
+        return []
+    what = {WEIGHT: "the prior's own density", TRAIN: "fitting the training data", TEST: "the lowest target"}
+    why = "its budget `max_rows` was used up" if len(rows.stage) >= walk.max_rows else "nothing lower was found"
+    return [f"the walk ended after {len(rows.stage)} rows without reaching {what[int(rows.stage[-1])]}: {why}"]
+
+
+def _invalid(n: int) -> list[str]:
+    return [f"{n} hypotheses had a score that is NaN or infinite and were left out"] if n else []
+
+
+def _doubts(walk: Walk, reports: Report) -> list[str]:
+    """What looks wrong with the moves."""
+    doubts = []
     acceptance = reports.acceptance.mean(axis=0)
     if acceptance.min() < _LEAST_ACCEPTANCE[walk.move]:
-        warnings.append(f"moves are hardly ever accepted ({acceptance.min():.2g} at row {acceptance.argmin()})")
+        doubts.append(f"moves are hardly ever accepted ({acceptance.min():.2g} at row {acceptance.argmin()})")
     memory = np.nan_to_num(np.median(reports.memory, axis=0))
     if memory.max() > _MOST_MEMORY:
-        warnings.append(
+        doubts.append(
             f"{walk.n_moves} moves do not forget where they began (correlation {memory.max():.3f} at row "
             f"{memory.argmax()}): raise `n_moves`"
         )
     # Copies of one ancestor are as good as others once they have forgotten it.
     lines = reports.ancestors.mean(axis=0).min() * walk.n_particles
     if lines < min(_FEWEST_ANCESTORS, walk.n_particles / 4) and memory.max() > _SOME_MEMORY:
-        warnings.append(f"only {lines:.1f} of {walk.n_particles} ancestors are left: raise `n_particles`")
-    if n_invalid:
-        warnings.append(f"{n_invalid} hypotheses had a score that is NaN or infinite and were left out")
-    return tuple(warnings)
+        doubts.append(f"only {lines:.1f} of {walk.n_particles} ancestors are left: raise `n_particles`")
+    return doubts
 
 
 def nested_masses(problem: Problem, events: Events, key: Array, settings: Nested, work: Work) -> Masses:
@@ -299,18 +310,17 @@ def nested_masses(problem: Problem, events: Events, key: Array, settings: Nested
     done = found["done"].values.astype(bool)
     bound = float(log_mean(log_x) + math.log(-math.expm1(math.log(0.05) / max(ancestors.sum(), 1.0))))
     fitting = found["fitting"].values.astype(bool).any()
-    warnings = []
+    unreached, doubts = [], []
     if not done.all():
         why = "the budget `max_rows` was used up" if n_rows.max() >= settings.max_rows else "nothing lower was found"
-        warnings.append(f"{(~done).sum()} of {done.size} descents ended above the lowest target: {why}")
+        unreached.append(f"{(~done).sum()} of {done.size} descents ended above the lowest target: {why}")
     if acceptance.min() < _LEAST_ACCEPTANCE[settings.move]:
-        warnings.append(f"moves are hardly ever accepted ({acceptance.min():.2g} in the worst batch)")
+        doubts.append(f"moves are hardly ever accepted ({acceptance.min():.2g} in the worst batch)")
     if ancestors.mean() < min(_FEWEST_ANCESTORS, settings.n_particles / 4):
-        warnings.append(f"only {ancestors.mean():.1f} of {settings.n_particles} ancestors are left: more are needed")
-    if n_invalid:
-        warnings.append(f"{n_invalid} hypotheses had a score that is NaN or infinite and were left out")
+        doubts.append(f"only {ancestors.mean():.1f} of {settings.n_particles} ancestors are left: more are needed")
     per_row = int(settings.batch * settings.n_particles) * settings.n_moves
     return Masses(
+        total=np.zeros_like(fit),
         fit=fit,
         targets=targets,
         fit_bound=bound,
@@ -324,6 +334,7 @@ def nested_masses(problem: Problem, events: Events, key: Array, settings: Nested
             "log_fit": fit,
             "log_targets": targets,
         },
-        warnings=tuple(warnings),
+        warnings=(*unreached, *doubts, *_invalid(n_invalid)),
+        doubtful=bool(doubts),
         n_hypotheses=int(settings.n_replicas * settings.n_particles + n_rows.sum() * per_row),
     )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -20,20 +19,27 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from genjax.errors import check_choice, check_positive
+from genjax.volume.program import Silent
 from genjax.volume.smc import (
     TEST,
+    TRAIN,
     Events,
     Population,
     Problem,
     Row,
+    active_score,
+    ancestor_share,
+    at_level,
     draw_population,
     enter,
     evaluator,
+    level_at,
     move_population,
     prior_row,
+    steer,
     strong,
 )
-from genjax.volume.walk import RATES, flat, kernel
+from genjax.volume.walk import RATES, kernel
 
 _HALVINGS = 24
 
@@ -118,7 +124,7 @@ class DescentState(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Descent:
+class Descent(Silent):
     """One nested-sampling run as a program of the engine.
 
     Attributes:
@@ -131,27 +137,15 @@ class Descent:
     events: Events
     settings: Nested = dataclasses.field(metadata={"static": True})
 
-    record_steps: ClassVar[tuple[int, ...]] = ()
-    snapshot_steps: ClassVar[tuple[int, ...]] = ()
-
     @property
     def n_steps(self) -> int:
         """The budget."""
         return self.settings.max_rows
 
     @property
-    def dims(self) -> dict[str, tuple[str, ...]]:
-        """None are named."""
-        return {}
-
-    @property
     def attributes(self) -> dict[str, Any]:
         """The settings."""
         return {"nested": dataclasses.asdict(self.settings)}
-
-    def prepare(self, key: Array, hparams: Mapping[str, Any]) -> Array:  # noqa: ARG002
-        """Only the key."""
-        return key
 
     def init(self, key: Array) -> DescentState:
         """Live hypotheses from the prior."""
@@ -207,29 +201,20 @@ class Descent:
         n = population.tie.size
         k = int(self.settings.batch * n)
         fitting = state.fitting
-        score = jnp.where(fitting, population.scores.test, population.scores.train)
+        stage = jnp.where(fitting, TEST, TRAIN)
         target = jnp.where(fitting, jnp.min(self.events.targets), self.events.fit)
-        order = jnp.lexsort((population.tie, score))
         # The best of those removed: given its level, the others are independent draws from below it.
-        level, tie = score[order[n - k]], population.tie[order[n - k]]
-        there = level <= target
-        level, tie = jnp.where(there, target, level), jnp.where(there, 1.0, tie)
-        n_left = jnp.where(there, jnp.sum(score <= target), n - k)
-        fell = level < jnp.where(fitting, row.test_level, row.train_level)
-        row = row._replace(
-            train_level=jnp.where(fitting, row.train_level, level),
-            train_tie=jnp.where(fitting, row.train_tie, tie),
-            test_level=jnp.where(fitting, level, row.test_level),
-            test_tie=jnp.where(fitting, tie, row.test_tie),
-        )
+        order, level, there = level_at(population, stage, n - k, target)
+        n_left = jnp.where(there, jnp.sum(active_score(population.scores, stage) <= target), n - k)
+        fell = level[0] < jnp.where(fitting, row.test_level, row.train_level)
+        row = at_level(row, stage, level)
         chosen = jnp.floor(jax.random.uniform(copying, (k,)) * n_left).astype(jnp.int32)
         clones = jax.tree.map(lambda leaf: leaf[order[chosen]], population)
         # The step size changes between batches only: moves steered by their own acceptance would not be reversible.
         clones, _, acceptance, invalid = move_population(
             moving, self.problem, row, clones, kernel(self.settings.move, 1), self.settings.n_moves, (0.0, 0.0)
         )
-        wanted, gain = RATES[self.settings.move]
-        step = jnp.clip(row.step * jnp.exp(gain * (acceptance - wanted)), 1e-6, 1.0)
+        step = steer(row.step, acceptance, RATES[self.settings.move])
         population = jax.tree.map(lambda leaf, new: leaf.at[order[n - k :]].set(new), population, clones)
         state = state._replace(
             population=population,
@@ -244,27 +229,18 @@ class Descent:
         )
         return self._measured(state, fitting)
 
-    def observe(self, key: Array, state: DescentState, step: Array) -> tuple[DescentState, dict[str, Array]]:  # noqa: ARG002
-        """Nothing is recorded on the way."""
-        return state, {}
-
-    def snapshot(self, state: DescentState) -> Any:  # noqa: ARG002
-        """Nothing is kept on the way."""
-        return {}
-
     def finish(self, state: DescentState) -> dict[str, Any]:
         """Log masses, live hypotheses and how it went."""
-        seen = jnp.zeros(state.population.ancestor.size, bool).at[state.population.ancestor].set(True)
         return {
             "fit": state.fit,
             "targets": state.targets,
             "log_x": state.log_x,
-            "population": flat(state.population),
+            "population": state.population.arrays(),
             "fitting": state.fitting,
             "done": state.done,
             "n_rows": state.n_rows,
             "acceptance": state.acceptance,
-            "ancestors": jnp.mean(seen),
+            "ancestors": ancestor_share(state.population),
             "invalid": state.invalid,
         }
 

@@ -12,6 +12,9 @@ from scipy.stats import t as student
 
 Logs = NDArray[np.float64]
 
+WIDEST_SCATTER = 1.0
+"""Standard deviation of the replicas' logs, nats, beyond which their plain mean hides its error."""
+
 
 class Combined(NamedTuple):
     """Value, standard error and 95 % interval, nats, ``float64[...]`` each."""
@@ -25,8 +28,9 @@ class Combined(NamedTuple):
 def log_mean(logs: Logs) -> Logs:
     r"""Log of the mean of replicas given by their logs ``[R, ...]``.
 
-    The plain mean while the logs scatter by at most 1; that is exactly unbiased. Beyond, a few replicas would carry the
-    whole mean and hide its error; the mean of a log-normal law, :math:`m + s^2/2`, then uses all of them.
+    The plain mean while the logs scatter by at most ``WIDEST_SCATTER``; that is exactly unbiased. Beyond, a few
+    replicas would carry the whole mean and hide its error; the mean of a log-normal law, :math:`m + s^2/2`, then uses
+    all of them.
 
     Args:
       logs: ``float64[R, ...]``, nats; ``-inf`` for replicas that died out.
@@ -41,7 +45,7 @@ def log_mean(logs: Logs) -> Logs:
     with np.errstate(invalid="ignore"):
         spread = np.std(logs, axis=0, ddof=1)
         wide = np.mean(logs, axis=0) + spread**2 / 2
-    return np.where(np.isfinite(spread) & (spread > 1), wide, plain)
+    return np.where(np.isfinite(spread) & (spread > WIDEST_SCATTER), wide, plain)
 
 
 def log_ratio(above: Logs, below: Logs) -> Logs:
@@ -76,7 +80,29 @@ def jackknife(statistic: Callable[..., Logs], *logs: Logs) -> Combined:
     n = len(logs[0])
     with np.errstate(invalid="ignore"):
         value = statistic(*logs)
-        without = np.stack([statistic(*(np.delete(array, i, axis=0) for array in logs)) for i in range(n)])
-        stderr = np.sqrt((n - 1) / n * np.sum((without - without.mean(axis=0)) ** 2, axis=0))
+        stderr = np.sqrt((n - 1) / n * np.sum(_leave_one_out(statistic, *logs) ** 2, axis=0))
     half = student.ppf(0.975, n - 1) * stderr
     return Combined(value, stderr, value - half, value + half)
+
+
+def jackknife_covariance(logs: Logs) -> Logs:
+    """Covariance of the log means of several quantities, of replicas given by their logs ``[R, e]``.
+
+    Args:
+      logs: ``float64[R, e]``, nats.
+
+    Returns:
+      ``float64[e, e]``, nats squared.
+
+    References:
+      Efron & Stein (1981), The jackknife estimate of variance.
+    """
+    with np.errstate(invalid="ignore"):
+        centered = _leave_one_out(log_mean, logs)
+    return (len(logs) - 1) / len(logs) * centered.T @ centered
+
+
+def _leave_one_out(statistic: Callable[..., Logs], *logs: Logs) -> Logs:
+    """The statistic without each replica ``[R, ...]``, less its mean."""
+    without = np.stack([statistic(*(np.delete(array, i, axis=0) for array in logs)) for i in range(len(logs[0]))])
+    return without - without.mean(axis=0)

@@ -23,12 +23,12 @@ from genjax.estimate import Estimate
 from genjax.random import is_typed_key
 from genjax.tasks import Task
 from genjax.typing import Params
-from genjax.volume.curve import BiasCurve, EventCurve, Particles
+from genjax.volume.curve import BiasCurve, EventCurve, Particles, condition, untrained
 from genjax.volume.error_functions import ErrorFunction, error_function
 from genjax.volume.guess_and_check import GuessAndCheck, guess_and_check
 from genjax.volume.masses import Masses, Work, nested_masses, walk_masses
 from genjax.volume.nested import Nested
-from genjax.volume.replicas import Combined, jackknife, log_mean, log_ratio
+from genjax.volume.replicas import WIDEST_SCATTER, Combined, jackknife, log_mean, log_ratio
 from genjax.volume.smc import Events, Problem
 from genjax.volume.spaces import HypothesisSpace, TrainedSpace, as_partial
 from genjax.volume.trained import Trained, trained
@@ -48,7 +48,6 @@ Walker = Splitting | Tempered | Nested
 Method = Walker | GuessAndCheck | Trained
 ErrorLike = str | ErrorFunction | Callable[[Array, Array], Array]
 
-_WIDEST_SCATTER = 1.0
 _DISAGREEMENT = 3.0
 
 
@@ -155,13 +154,11 @@ def inductive_bias(
     fit_level = jnp.inf if fit_error is None else measure.threshold(jnp.asarray(fit_error), task.n_train)
     events = Events(jnp.asarray(fit_level, float), measure.threshold(targets, task.n_test))
     masses, doubts = _simulate(problem, events, key, settings, work, verify)
-    given = f"a hypothesis from {space.prior}" + (
-        "" if fit_error is None else f" with training error <= {fit_error:g} on {task.n_train} points"
-    )
-    fit = jackknife(log_mean, masses.fit)
-    log_fit = _estimate(fit, masses.fit, np.asarray(masses.fit_bound), False, f"{space.prior}", sign=1)
-    if fit_error is None:
-        log_fit = dataclasses.replace(log_fit, stderr=jnp.zeros(()), bounds=None)
+    given = condition(space.prior, fit_error, task.n_train)
+    fit = jackknife(log_ratio, masses.fit, masses.total)
+    log_fit = untrained(space.prior)
+    if fit_error is not None:
+        log_fit = _estimate(fit, masses.fit, np.asarray(masses.fit_bound), False, space.prior, sign=1)
     difference = jackknife(log_ratio, masses.fit[:, None], masses.targets)
     # Where nothing fits, nothing is known of what fits: the bias is at least 0.
     with np.errstate(invalid="ignore"):
@@ -252,7 +249,7 @@ def log_probability(
     problem = Problem(None, test, space.log_weight, space.dimension)
     work = Work(execution, None if directory is None else Path(directory), resume)
     masses, doubts = _simulate(problem, Events(jnp.asarray(jnp.inf), levels), key, settings, work, verify)
-    found = jackknife(log_ratio, masses.targets, masses.fit[:, None])
+    found = jackknife(log_ratio, masses.targets, masses.total[:, None])
     return EventCurve(
         threshold=levels,
         log_prob=_estimate(found, masses.targets, masses.bounds, doubts, space.prior, sign=1),
@@ -326,8 +323,8 @@ def _simulate(
     run: Any = nested_masses if isinstance(settings, Nested) else walk_masses
     masses = run(problem, events, key, settings, work)
     spread = _spread(masses.targets)
-    doubts = (spread > _WIDEST_SCATTER) | np.isnan(spread) | _doubtful(masses)
-    if (spread > _WIDEST_SCATTER).any():
+    doubts = (spread > WIDEST_SCATTER) | np.isnan(spread) | masses.doubtful
+    if (spread > WIDEST_SCATTER).any():
         more = (
             f"replicas scatter by up to {np.nanmax(spread):.2g} nats: the interval assumes a log-normal law; raise "
             "`n_particles` or `n_moves`",
@@ -356,11 +353,6 @@ def _spread(logs: np.ndarray) -> np.ndarray:
     squares = np.sum((np.where(seen, logs, mean) - mean) ** 2, axis=0)
     spread = np.sqrt(squares / np.maximum(count - 1, 1))
     return np.where((count > 0) & (count < max(3, len(logs) / 2)), np.nan, spread)
-
-
-def _doubtful(masses: Masses) -> bool:
-    """Whether a diagnostic of the moves failed; invalid hypotheses and unreached targets have a status of their own."""
-    return any(word in warning for warning in masses.warnings for word in ("accepted", "forget", "ancestors"))
 
 
 def _estimate(

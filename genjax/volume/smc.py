@@ -117,6 +117,31 @@ def inside(scores: Scores, tie: Array, row: Row) -> Array:
     return below_train & below_test
 
 
+def level_at(
+    population: Population, stage: Array, place: int, target: Array
+) -> tuple[Array, tuple[Array, Array], Array]:
+    """Particles in the order of their scores, ``int32[N]``; the level and tie-breaker of the one at a place.
+
+    The target takes the place of a level that is as low; the last output says whether it did.
+    """
+    score = active_score(population.scores, stage)
+    order = jnp.lexsort((population.tie, score))
+    level, tie = score[order[place]], population.tie[order[place]]
+    there = level <= target
+    return order, (jnp.where(there, target, level), jnp.where(there, 1.0, tie)), there
+
+
+def at_level(row: Row, stage: Array, level: tuple[Array, Array]) -> Row:
+    """The row with another level and tie-breaker of one stage."""
+    train = stage == TRAIN
+    return row._replace(
+        train_level=jnp.where(train, level[0], row.train_level),
+        train_tie=jnp.where(train, level[1], row.train_tie),
+        test_level=jnp.where(train, row.test_level, level[0]),
+        test_tie=jnp.where(train, row.test_tie, level[1]),
+    )
+
+
 def smooth_log_density(scores: Scores, row: Row) -> Array:
     """``log q_k`` without its set; a coefficient of zero silences even an infinite score."""
 
@@ -184,6 +209,10 @@ class Population(NamedTuple):
     scores: Scores
     tie: Array
     ancestor: Array
+
+    def arrays(self) -> dict[str, Array]:
+        """Everything by name, but the genealogy."""
+        return {"z": self.z, "tie": self.tie, **self.scores._asdict()}
 
 
 def draw_population(key: Array, problem: Problem, n: int) -> Population:
@@ -290,6 +319,11 @@ class Report(NamedTuple):
     invalid: Array
 
 
+def ancestor_share(population: Population) -> Array:
+    """Distinct ancestors since the stage began, as a share of the particles."""
+    return jnp.mean(jnp.zeros(population.ancestor.size, bool).at[population.ancestor].set(True))
+
+
 def correlation(a: Array, b: Array) -> Array:
     """Of two vectors; NaN where either does not vary, or is not finite: nothing can be remembered then."""
     a, b = a - jnp.mean(a), b - jnp.mean(b)
@@ -313,6 +347,12 @@ Move = Callable[..., tuple[Array, Population]]
 """``move(key, problem, row, population) -> (acceptance[N], population)``, keeping the row's density."""
 
 
+def steer(step: Array, acceptance: Array, rate: tuple[float, float]) -> Array:
+    """The step size after moves accepted so often; ``rate``: the acceptance wanted, and the gain (0: leave it)."""
+    wanted, gain = rate
+    return jnp.clip(step * jnp.exp(gain * (acceptance - wanted)), 1e-6, 1.0)
+
+
 def move_population(
     key: Array, problem: Problem, row: Row, population: Population, move: Move, n_moves: int, rate: tuple[float, float]
 ) -> tuple[Population, Row, Array, Array]:
@@ -325,12 +365,11 @@ def move_population(
       population: particles.
       move: the kind of move.
       n_moves: how many.
-      rate: acceptance to steer the step size to, and how fast (0: leave it).
+      rate: see :func:`steer`.
 
     Returns:
       Particles, the row with the step size arrived at, the mean acceptance, and the number of invalid proposals.
     """
-    wanted, gain = rate
 
     def once(carry: tuple[Population, Array], key: Array) -> tuple[tuple[Population, Array], tuple[Array, Array]]:
         population, step = carry
@@ -338,8 +377,7 @@ def move_population(
         population = population._replace(tie=break_ties(ties, population.scores, row))
         acceptance, population = move(proposal, problem, row._replace(step=step), population)
         mean = jnp.mean(acceptance)
-        step = jnp.clip(step * jnp.exp(gain * (mean - wanted)), 1e-6, 1.0)
-        return (population, step), (mean, jnp.sum(population.scores.invalid))
+        return (population, steer(step, mean, rate)), (mean, jnp.sum(population.scores.invalid))
 
     (population, step), (acceptance, invalid) = lax.scan(once, (population, row.step), jax.random.split(key, n_moves))
     return population, row._replace(step=step), jnp.mean(acceptance), jnp.sum(invalid)
@@ -366,7 +404,7 @@ def take_step(
       population: particles.
       move: the kind of move.
       n_moves: how many.
-      rate: see :func:`move_population`.
+      rate: see :func:`steer`.
       prepare: what a pilot adds to the row, such as a preconditioner, once the particles are resampled.
 
     Returns:
@@ -380,9 +418,12 @@ def take_step(
     before = active_score(population.scores, new.stage)
     population, new, acceptance, invalid = move_population(moving, problem, new, population, move, n_moves, rate)
     after = active_score(population.scores, new.stage)
-    seen = jnp.zeros(population.ancestor.size, bool).at[population.ancestor].set(True)
     report = Report(
-        acceptance, jnp.mean(seen), correlation(before, after), effective_share(log_weights), invalid.astype(jnp.int32)
+        acceptance=acceptance,
+        ancestors=ancestor_share(population),
+        memory=correlation(before, after),
+        survivors=effective_share(log_weights),
+        invalid=invalid.astype(jnp.int32),
     )
     return population, new, logsumexp(log_weights) - np.log(log_weights.size), report
 

@@ -18,9 +18,10 @@ from jax import Array
 from genjax.errors import Status, check_choice, check_positive
 from genjax.tasks import Task
 from genjax.volume.curve import BiasCurve
-from genjax.volume.draws import Draws, Sample, Space, counted_curve, equal_particles, evaluate, member_keys, unnamed
+from genjax.volume.draws import Draws, Sample, Space, counted_curve, equal_particles, evaluate, unnamed
 from genjax.volume.error_functions import ErrorFunction
 from genjax.volume.pareto import fit_lower_tail, tail_bias
+from genjax.volume.program import member_keys
 from genjax.volume.spaces import TrainedSpace
 
 if TYPE_CHECKING:
