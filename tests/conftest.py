@@ -1,4 +1,4 @@
-"""Settings that must precede the first use of JAX or matplotlib, and the profile of property-based tests."""
+"""Settings that must precede the first use of JAX or matplotlib, and what several files of tests need alike."""
 
 import os
 
@@ -8,11 +8,14 @@ os.environ["MPLBACKEND"] = "Agg"
 # Threaded BLAS under batched solves on busy cores can wait for ever.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import dataclasses
+import functools
 from collections.abc import Iterator
 
 import jax
 import pytest
 from hypothesis import settings
+from matplotlib import pyplot as plt
 
 jax.config.update("jax_enable_x64", True)
 
@@ -26,3 +29,30 @@ def _forget_compiled_programs() -> Iterator[None]:
     """Programs compiled for a CPU hold memory maps, and a process may have only so many (65,530 on Linux)."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def command_surroundings(tmp_path, monkeypatch):
+    """Relative paths fall into a temporary folder; the command configures JAX for the whole process."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture
+def no_figure_left_open():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def small(request, tmp_path_factory):
+    """``small(module)``: an experiment run once as ``SMALL`` of the tests says, its dataset and its directory."""
+
+    @functools.cache
+    def run_once(module):
+        directory = tmp_path_factory.mktemp("runs") / "run"
+        return module.main(dataclasses.replace(request.module.SMALL[module], out=directory)), directory
+
+    return run_once

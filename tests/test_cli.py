@@ -25,32 +25,13 @@ from genjax.random import seed_key
 from genjax.run import load_results
 from genjax.tasks import ENCODINGS, SCALINGS, add_label_noise, add_noise_dimensions, load_task
 from genjax.volume import gaussian_inductive_bias
+from tests.command import run, written
 
+pytestmark = pytest.mark.usefixtures("command_surroundings")
 ROOT = Path(__file__).parents[1]
 SIZES = ("--n-train", "40", "--n-test", "20")
 SMALL = ("bias", "--space", "rbf", *SIZES)
 ERRORS = (0.3, 0.1, 0.05, 0.03, 0.01)
-
-
-@pytest.fixture(autouse=True)
-def _folder_and_precision(tmp_path, monkeypatch):
-    """Relative paths fall into a temporary folder; the command sets JAX's precision for the whole process."""
-    monkeypatch.chdir(tmp_path)
-    yield
-    jax.config.update("jax_enable_x64", True)
-
-
-def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    try:
-        status = cli.main(list(arguments))
-    except SystemExit as stop:
-        status = stop.code
-    printed = capsys.readouterr()
-    return status, printed.out, printed.err
-
-
-def written(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +44,8 @@ def expected(digits):
     return gaussian_inductive_bias(rbf(1.0), digits, ERRORS)
 
 
-def test_table_holds_nats_and_bits(capsys, tmp_path, digits, expected):
-    status, out, err = run(capsys, *SMALL)
+def test_table_holds_nats_and_bits(tmp_path, digits, expected):
+    status, out, err = run(*SMALL)
     assert (status, err) == (0, "")
     assert out.startswith(digits.provenance)
     assert re.search(r"^target error +nats +bits +nats/test pt +status$", out, re.MULTILINE)
@@ -84,8 +65,8 @@ def test_table_holds_nats_and_bits(capsys, tmp_path, digits, expected):
         assert f"runs/{folder.name}/{name}\n" in out
 
 
-def test_run_directory(capsys, tmp_path, digits, expected):
-    assert run(capsys, *SMALL, "--out", "here/again")[0] == 0
+def test_run_directory(tmp_path, digits, expected):
+    assert run(*SMALL, "--out", "here/again")[0] == 0
     names = {"config.json", "meta.json", "results.nc", "required_inductive_bias.png", "required_inductive_bias.pdf"}
     assert written(tmp_path) == {f"here/again/{name}" for name in names}
     dataset = load_results("here/again")
@@ -98,18 +79,18 @@ def test_run_directory(capsys, tmp_path, digits, expected):
     assert json.loads(Path("here/again/meta.json").read_text())["x64"] is True
 
 
-def test_existing_run_is_refused_and_kept(capsys, tmp_path):
+def test_existing_run_is_refused_and_kept(tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "config.json").write_text("{}")
-    status, out, err = run(capsys, *SMALL, "--out", "old")
+    status, out, err = run(*SMALL, "--out", "old")
     assert (status, out) == (2, "")
     assert err == "genjax bias: old already holds a run; choose another directory\n"
     assert written(tmp_path) == {"old/config.json"}
     assert (tmp_path / "old" / "config.json").read_text() == "{}"
 
 
-def test_json_equals_the_library(capsys, tmp_path, digits, expected):
-    status, out, _ = run(capsys, *SMALL, "--json", "--no-save")
+def test_json_equals_the_library(tmp_path, digits, expected):
+    status, out, _ = run(*SMALL, "--json", "--no-save")
     document = json.loads(out)
     assert status == 0
     assert document["bias"]["value"] == expected.nats.tolist()
@@ -125,8 +106,8 @@ def test_json_equals_the_library(capsys, tmp_path, digits, expected):
     assert written(tmp_path) == set()
 
 
-def test_json_names_the_files_and_the_impossible(capsys):
-    status, out, _ = run(capsys, *SMALL, "--json", "--out", "r", "--target-error", "0,0.1")
+def test_json_names_the_files_and_the_impossible():
+    status, out, _ = run(*SMALL, "--json", "--out", "r", "--target-error", "0,0.1")
     document = json.loads(out)
     assert status == 0
     assert document["target_error"] == [0.1, 0.0]
@@ -143,25 +124,25 @@ def test_numbers_are_separated_by_commas_or_spaces(words):
     assert tyro.cli(Bias, args=["--target-error", *words, "--depth", "1"]).target_error == (0.1, 0.05, 0)
 
 
-def test_impossible_target_is_said_in_words(capsys):
-    _, out, _ = run(capsys, *SMALL, "--no-save", "--target-error", "0.1", "0")
+def test_impossible_target_is_said_in_words():
+    _, out, _ = run(*SMALL, "--no-save", "--target-error", "0.1", "0")
     assert (
         "No rbf hypothesis that fits the training data reaches a test error of 0: the floor of this space is 0" in out
     )
 
 
-def test_noises_have_their_own_seeds(capsys, digits):
+def test_noises_have_their_own_seeds(digits):
     noisy = add_noise_dimensions(seed_key(0, 0), digits, 4, 0.5)
     noisy = add_label_noise(seed_key(0, 1), noisy, 0.25)
     noise = ("--noise-dimensions", "4", "--noise-scale", "0.5", "--label-noise", "0.25")
-    _, out, _ = run(capsys, *SMALL, "--no-save", "--json", *noise)
+    _, out, _ = run(*SMALL, "--no-save", "--json", *noise)
     document = json.loads(out)
     assert document["bias"]["value"] == gaussian_inductive_bias(rbf(1.0), noisy, ERRORS).nats.tolist()
     assert document["task"] == noisy.provenance
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_precision_is_the_one_asked_for(capsys, monkeypatch, precision):
+def test_precision_is_the_one_asked_for(monkeypatch, precision):
     seen = []
 
     def look(kernel, task, *arguments, **options):
@@ -169,7 +150,7 @@ def test_precision_is_the_one_asked_for(capsys, monkeypatch, precision):
         raise GenjaxError("seen enough")
 
     monkeypatch.setattr(genjax.volume, "gaussian_inductive_bias", look)
-    assert run(capsys, *SMALL, "--precision", precision)[0] == 1
+    assert run(*SMALL, "--precision", precision)[0] == 1
     assert seen == [precision]
 
 
@@ -182,22 +163,22 @@ def regression_data(n: int = 60):
 LINEAR = ("bias", "--space", "linear", "--noise", "0.1", *SIZES, "--no-save", "--json", "--target-error", "2")
 
 
-def test_csv_task(capsys, tmp_path):
+def test_csv_task(tmp_path):
     x, y = regression_data()
     lines = ["height,y,width", *(f"{a!r},{t!r},{b!r}" for (a, b), t in zip(x.tolist(), y.tolist(), strict=True))]
     (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
-    status, out, err = run(capsys, *LINEAR, "--task", "mine.csv", "--target", "y", "--standardize-targets")
+    status, out, err = run(*LINEAR, "--task", "mine.csv", "--target", "y", "--standardize-targets")
     assert status == 0, err
     task = load_task("mine.csv", n_train=40, n_test=20, target="y", standardize_targets=True)
     (value,) = gaussian_inductive_bias(linear(), task, [2.0], noise=0.1).nats
     assert json.loads(out)["bias"]["value"] == [value]
 
 
-def test_npz_task_with_named_classes(capsys, tmp_path):
+def test_npz_task_with_named_classes(tmp_path):
     x, _ = regression_data(90)
     np.savez(tmp_path / "mine.npz", x=x, y=np.array(["cat", "dog", "3"] * 30))
     options = ("--task", "mine.npz", "--classes", "3", "cat", "--encoding", "plus_minus_one")
-    status, out, err = run(capsys, *LINEAR, *options)
+    status, out, err = run(*LINEAR, *options)
     assert status == 0, err
     task = load_task("mine.npz", n_train=40, n_test=20, classes=["3", "cat"], encoding="plus_minus_one")
     (value,) = gaussian_inductive_bias(linear(), task, [2.0], noise=0.1).nats
@@ -236,8 +217,8 @@ def test_npz_task_with_named_classes(capsys, tmp_path):
         ),
     ],
 )
-def test_bad_value_is_one_sentence_and_nothing_is_written(capsys, tmp_path, arguments, sentence):
-    status, out, err = run(capsys, "bias", *arguments)
+def test_bad_value_is_one_sentence_and_nothing_is_written(tmp_path, arguments, sentence):
+    status, out, err = run("bias", *arguments)
     assert (status, out) == (2, "")
     assert err.startswith(f"genjax bias: {sentence}")
     assert err.count("\n") == 1
@@ -255,21 +236,21 @@ def test_bad_value_is_one_sentence_and_nothing_is_written(capsys, tmp_path, argu
         ((), ("bias", "train", "info")),
     ],
 )
-def test_bad_words_exit_with_two(capsys, tmp_path, arguments, words):
-    status, out, err = run(capsys, *arguments)
+def test_bad_words_exit_with_two(tmp_path, arguments, words):
+    status, out, err = run(*arguments)
     assert (status, out) == (2, "")
     assert all(word in err for word in words)
     assert "Traceback" not in err
     assert written(tmp_path) == set()
 
 
-def test_failed_run_exits_with_one(capsys, tmp_path, monkeypatch):
+def test_failed_run_exits_with_one(tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise GenjaxError("the contour missed the saddle; use more nodes")
 
     monkeypatch.setattr(genjax.volume, "gaussian_inductive_bias", fail)
     expected = (1, "", "genjax bias: the contour missed the saddle; use more nodes\n")
-    assert run(capsys, *SMALL) == expected
+    assert run(*SMALL) == expected
     assert written(tmp_path) == set()
     with pytest.raises(GenjaxError):
         cli.main([*SMALL, "--debug"])
@@ -280,12 +261,12 @@ def test_debug_shows_the_traceback():
         cli.main(["bias", "--task", "missing.csv", "--debug"])
 
 
-def test_help_mentions_every_option(capsys):
-    status, out, _ = run(capsys, "bias", "--help")
+def test_help_mentions_every_option():
+    status, out, _ = run("bias", "--help")
     assert status == 0
     options = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Bias)}
     assert options <= set(re.findall(r"--[a-z-]+", out))
-    status, out, _ = run(capsys, "--help")
+    status, out, _ = run("--help")
     assert status == 0
     assert all(command in out for command in ("bias", "train", "info"))
 

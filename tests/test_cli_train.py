@@ -1,8 +1,6 @@
 """``genjax train``: what it prints and writes, going on after an interruption, and one sentence for bad arguments."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
 import re
@@ -18,7 +16,6 @@ import pytest
 import xarray
 
 import genjax.run
-from genjax import cli
 from genjax.cli.options import MEMBERS_STREAM
 from genjax.cli.train import Optimizer, Train
 from genjax.cli.train_report import report, summarize
@@ -27,7 +24,9 @@ from genjax.random import seed_key
 from genjax.run import Interrupted, MemberStatus, TrainConfig, ensemble, load_results, make_train
 from genjax.run.progress import MetricStream
 from genjax.tasks import load_task
+from tests.command import run, written
 
+pytestmark = pytest.mark.usefixtures("command_surroundings")
 ROOT = Path(__file__).parents[1]
 SHAPES = ("--n-train", "40", "--n-test", "20", "--width", "4", "--depth", "1", "--steps", "4", "--records", "2")
 SMALL = ("train", *SHAPES, "--seeds", "2", "--compilation-cache", "none")
@@ -35,29 +34,6 @@ SMALL = ("train", *SHAPES, "--seeds", "2", "--compilation-cache", "none")
 SETTINGS = ("--optimizer", "momentum", "--lr", "0.5,1e30", "--weight-decay", "0", "0.1")
 FIGURES = {f"{name}.{kind}" for name in ("training_curves", "member_spread") for kind in ("png", "pdf")}
 FILES = {"config.json", "meta.json", "specification.json", "results.nc", "metrics.jsonl", *FIGURES}
-
-
-@pytest.fixture(autouse=True)
-def _folder_and_configuration(tmp_path, monkeypatch):
-    """Relative paths fall into a temporary folder; the command configures JAX for the whole process."""
-    monkeypatch.chdir(tmp_path)
-    yield
-    jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
-def run(*arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code
-    return status, out.getvalue(), err.getvalue()
-
-
-def written(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -21,16 +21,10 @@ from genjax.run import Execution
 from genjax.run.engine import DISPATCHES
 from genjax.run.train_config import LOSSES, ORDERS, SPACINGS
 from genjax.tasks import load_task
-from tests.test_cli_train import SMALL, run, written
+from tests.command import run, written
+from tests.test_cli_train import SMALL
 
-
-@pytest.fixture(autouse=True)
-def _folder_and_configuration(tmp_path, monkeypatch):
-    """Relative paths fall into a temporary folder; the command configures JAX for the whole process."""
-    monkeypatch.chdir(tmp_path)
-    yield
-    jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_compilation_cache_dir", None)
+pytestmark = pytest.mark.usefixtures("command_surroundings")
 
 
 @pytest.mark.parametrize(

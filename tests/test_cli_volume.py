@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax import cli
 from genjax.cli.volume import SIMULATION_STREAM, Volume, make_method, make_space, sentence
 from genjax.errors import Status
 from genjax.estimate import Estimate
@@ -28,30 +27,15 @@ from genjax.volume import (
     TrainedSpace,
     inductive_bias,
 )
+from tests.command import run
 
+pytestmark = pytest.mark.usefixtures("command_surroundings")
 SIZES = ("--classes", "3", "8", "--n-train", "4", "--n-test", "20", "--width", "3")
 GUESS = ("volume", *SIZES, "--method", "guess_and_check", "--hypotheses", "2048", "--target-error", "0.3,0.05,0.4")
 
 
-@pytest.fixture(autouse=True)
-def _folder_and_precision(tmp_path, monkeypatch):
-    """Relative paths fall into a temporary folder; the command sets JAX's precision for the whole process."""
-    monkeypatch.chdir(tmp_path)
-    yield
-    jax.config.update("jax_enable_x64", True)
-
-
-def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    try:
-        status = cli.main(list(arguments))
-    except SystemExit as stop:
-        status = stop.code
-    printed = capsys.readouterr()
-    return status, printed.out, printed.err
-
-
-def test_guess_and_check_equals_the_library_and_writes_a_run(capsys):
-    status, out, _ = run(capsys, *GUESS, "--out", "here", "--json")
+def test_guess_and_check_equals_the_library_and_writes_a_run():
+    status, out, _ = run(*GUESS, "--out", "here", "--json")
     assert status == 0
     document = json.loads(out)
     command = Volume(classes=("3", "8"), n_train=4, n_test=20, width=3)
@@ -81,21 +65,21 @@ def test_guess_and_check_equals_the_library_and_writes_a_run(capsys):
     assert set(config) == {field.name for field in dataclasses.fields(Volume)}
 
     # A finished run is not overwritten; resumed, it is read, and says the same.
-    status, _, err = run(capsys, *GUESS, "--out", "here", "--json")
+    status, _, err = run(*GUESS, "--out", "here", "--json")
     assert status == 2
     assert "here already holds a run" in err
-    status, out, _ = run(capsys, *GUESS, "--out", "here", "--json", "--resume")
+    status, out, _ = run(*GUESS, "--out", "here", "--json", "--resume")
     assert status == 0
     assert json.loads(out)["nats"] == document["nats"]
     # Other options are another run, and the engine says so.
-    status, _, err = run(capsys, *GUESS, "--out", "here", "--resume", "--seed", "1")
+    status, _, err = run(*GUESS, "--out", "here", "--resume", "--seed", "1")
     assert status == 1
     assert "holds another run" in err
 
 
-def test_a_walk_prints_a_table_and_a_sentence(capsys):
+def test_a_walk_prints_a_table_and_a_sentence():
     small = ("--method", "nested", "--particles", "16", "--replicas", "3", "--moves", "1", "--target-error", "0.4")
-    status, out, _ = run(capsys, "volume", *SIZES, *small, "--no-save")
+    status, out, _ = run("volume", *SIZES, *small, "--no-save")
     assert status == 0
     assert out.startswith("digits from scikit-learn; 4 training and 20 test examples")
     assert "required inductive bias (nested), 4 training and 20 test points" in out
@@ -104,29 +88,29 @@ def test_a_walk_prints_a_table_and_a_sentence(capsys):
     assert not Path("runs").exists()
 
 
-def test_trained_hypotheses(capsys):
+def test_trained_hypotheses():
     arguments = ("--method", "trained", "--seeds", "8", "--steps", "20", "--lr", "0.05", "--target-error", "0.5")
-    status, out, _ = run(capsys, "volume", *SIZES, *arguments, "--no-save", "--json")
+    status, out, _ = run("volume", *SIZES, *arguments, "--no-save", "--json")
     document = json.loads(out)
     assert status == 0
     assert (document["method"], document["n_hypotheses"]) == ("trained", 8)
     assert "20 steps of adam on mlp, depth 1" in document["given"]
 
 
-def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
+def test_an_interrupted_run_says_how_to_go_on(monkeypatch):
     def interrupted(*_, **options):
         options["directory"].mkdir(parents=True)
         raise Interrupted("stopped by SIGTERM", 15)
 
     with monkeypatch.context() as patch:
         patch.setattr("genjax.volume.inductive_bias", interrupted)
-        status, _, err = run(capsys, *GUESS, "--out", "cut")
+        status, _, err = run(*GUESS, "--out", "cut")
     assert status == 128 + 15
     assert "--out cut --resume" in err
     assert json.loads(Path("cut/config.json").read_text())["hypotheses"] == 2048
-    status, _, err = run(capsys, *GUESS, "--out", "cut")
+    status, _, err = run(*GUESS, "--out", "cut")
     assert (status, "already holds a run" in err) == (2, True)
-    assert run(capsys, *GUESS, "--out", "cut", "--resume")[0] == 0
+    assert run(*GUESS, "--out", "cut", "--resume")[0] == 0
     assert Path("cut/results.nc").exists()
 
 
@@ -177,8 +161,8 @@ def test_spaces_have_the_models_weights(prior, model, dimension):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_bad_arguments_end_with_a_sentence_and_status_2(capsys, tmp_path, arguments, message):
-    status, out, err = run(capsys, "volume", *arguments)
+def test_bad_arguments_end_with_a_sentence_and_status_2(tmp_path, arguments, message):
+    status, out, err = run("volume", *arguments)
     assert (status, out) == (2, "")
     assert re.search(message, err)
     assert "Traceback" not in err

@@ -13,15 +13,10 @@ from matplotlib.patches import Rectangle
 from genjax.plot import COLORS, inductive_bias_curves, member_spread, phase_diagram, training_curves
 from genjax.run import TrainConfig
 
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 INF = math.inf
 ERRORS = [0.01, 0.03, 0.1, 0.3, 1.0]
 NATS = {"easy": [400.0, 200.0, 50.0, 5.0, 0.0], "floored": [INF, INF, 300.0, 20.0, 1.0]}
-
-
-@pytest.fixture(autouse=True)
-def _no_figure_left_open():
-    yield
-    plt.close("all")
 
 
 def dataset(nats=None, **more) -> xarray.Dataset:

@@ -1,7 +1,6 @@
 """The experiments of the ensemble engine: exact statistics, runs at a small size, and golden numbers."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -11,7 +10,6 @@ import numpy as np
 import optax
 import pytest
 import xarray
-from matplotlib import pyplot as plt
 
 from experiments import double_descent, seed_variance, train_longer
 from genjax.models import mlp
@@ -19,6 +17,7 @@ from genjax.random import seed_key
 from genjax.run import TrainConfig, load_results, make_train
 from genjax.tasks import load_task
 
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 ALL = (double_descent, seed_variance, train_longer)
 SMALL = {
     double_descent: double_descent.Config(
@@ -33,32 +32,10 @@ SMALL = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_left_open():
-    yield
-    plt.close("all")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """``small(module)``: an experiment run once at a small size, its dataset and its directory."""
-
-    @functools.cache
-    def run_once(module):
-        directory = tmp_path_factory.mktemp("runs") / "run"
-        return module.main(dataclasses.replace(SMALL[module], out=directory)), directory
-
-    return run_once
-
-
-def name_of(module):
-    return module.__name__.rpartition(".")[2]
-
-
-@pytest.mark.parametrize("module", ALL, ids=name_of)
+@pytest.mark.parametrize("module", ALL)
 def test_a_run_writes_everything_and_is_not_repeated(module, small, capsys):
     dataset, directory = small(module)
-    picture = directory / f"{name_of(module)}.png"
+    picture = directory / f"{module.__name__.removeprefix('experiments.')}.png"
     assert picture.stat().st_size > 10_000
     assert picture.with_suffix(".pdf").exists()
     assert json.loads((directory / "config.json").read_text())["seed"] == 0
@@ -76,7 +53,7 @@ def test_a_run_writes_everything_and_is_not_repeated(module, small, capsys):
         np.testing.assert_array_equal(stored[name], dataset[name], err_msg=name)
 
 
-@pytest.mark.parametrize("module", ALL, ids=name_of)
+@pytest.mark.parametrize("module", ALL)
 def test_golden_tables_name_what_is_computed(module, small):
     dataset, _ = small(module)
     computed = module.golden(dataset)
@@ -86,7 +63,7 @@ def test_golden_tables_name_what_is_computed(module, small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ALL, ids=name_of)
+@pytest.mark.parametrize("module", ALL)
 def test_golden_numbers(module, tmp_path):
     """Other precision, versions or machines draw other numbers or round otherwise, which chaotic training amplifies.
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 
 from experiments import architecture_bias
 from genjax.run import load_results
 
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 SMALL = architecture_bias.Config(
     n_test=20,
     target_error=(0.5, 0.4),
@@ -24,12 +24,6 @@ SMALL = architecture_bias.Config(
     width=2,
     only=("width 2",),
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_figure_left_open():
-    yield
-    plt.close("all")
 
 
 def test_architecture_bias_writes_everything_and_is_not_repeated(tmp_path, capsys):

@@ -1,7 +1,5 @@
 """Teacher and student, the volume hypothesis and Boolean functions: small runs, exact checks and golden numbers."""
 
-import dataclasses
-import functools
 import json
 import math
 
@@ -10,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
-from matplotlib import pyplot as plt
 
 from experiments import boolean_prior, teacher_student, volume_hypothesis
 from genjax.random import seed_key
@@ -19,6 +16,7 @@ from genjax.tasks import load_task
 from genjax.volume import BooleanHistogram, Splitting
 from genjax.volume.oracles import teacher_student as replica_theory
 
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 ALL = (teacher_student, volume_hypothesis, boolean_prior)
 SMALL = {
     teacher_student: teacher_student.Config(
@@ -34,36 +32,13 @@ SMALL = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_left_open():
-    yield
-    plt.close("all")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """``small(module)``: an experiment run once at a small size, its dataset and its directory."""
-
-    @functools.cache
-    def run_once(module):
-        directory = tmp_path_factory.mktemp("runs") / "run"
-        return module.main(dataclasses.replace(SMALL[module], out=directory)), directory
-
-    return run_once
-
-
-def name_of(module):
-    return module.__name__.rpartition(".")[2]
-
-
 @pytest.mark.parametrize(
     "module",
     [teacher_student, pytest.param(volume_hypothesis, marks=pytest.mark.slow), boolean_prior],
-    ids=name_of,
 )
 def test_a_run_writes_everything(module, small):
     dataset, directory = small(module)
-    picture = directory / f"{name_of(module)}.png"
+    picture = directory / f"{module.__name__.removeprefix('experiments.')}.png"
     assert picture.stat().st_size > 10_000
     assert json.loads((directory / "config.json").read_text())["seed"] == 0
     assert set(json.loads((directory / "golden.json").read_text())) == set(module.golden(dataset))
@@ -73,7 +48,7 @@ def test_a_run_writes_everything(module, small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ALL, ids=name_of)
+@pytest.mark.parametrize("module", ALL)
 def test_golden_numbers(module, tmp_path):
     """Elsewhere other numbers are drawn, so a run is a new sample at worst: four joint standard errors."""
     dataset = module.main(module.Config(out=tmp_path / "run"))

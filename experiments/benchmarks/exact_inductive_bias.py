@@ -17,17 +17,16 @@ Writes ``experiments/results/exact_inductive_bias.json``.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks.timing import pin, publish, timed
 from genjax.ntk import rbf
 from genjax.random import seed_key
 from genjax.run import provenance
@@ -36,7 +35,6 @@ from genjax.volume import gaussian_inductive_bias, gaussian_posterior
 from genjax.volume.oracles import DIGITS_RBF_NATS
 from genjax.volume.published import boopathy2024
 
-RESULT = Path(__file__).parents[1] / "results" / "exact_inductive_bias.json"
 PUBLISHED_EPOCHS = 10_000
 N_TIMED_EPOCHS = 20
 N_SEEDS = 3
@@ -96,9 +94,8 @@ def measure() -> dict[str, Any]:
 def first_call() -> dict[str, float]:
     """CPU and wall seconds of the exact route, compilation included, if nothing was compiled before."""
     task, epsilon = load_task("digits", n_train=500, n_test=500), np.array(list(DIGITS_RBF_NATS))
-    cpu, wall = time.process_time(), time.perf_counter()
-    jax.block_until_ready(gaussian_inductive_bias(rbf(1.0), task, epsilon))
-    return {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+    cpu, wall = timed(lambda: jax.block_until_ready(gaussian_inductive_bias(rbf(1.0), task, epsilon)))
+    return {"cpu_s": cpu, "wall_s": wall}
 
 
 def report(found: dict[str, Any]) -> str:
@@ -124,14 +121,9 @@ def report(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "sched_setaffinity"):  # before JAX starts its threads
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    pin()
     jax.config.update("jax_enable_x64", True)
     if sys.argv[1:] == ["exact"]:
         print(json.dumps(first_call()))
         sys.exit()
-    found = measure()
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    print(report(found))
-    print(f"written to {RESULT.relative_to(Path.cwd()) if RESULT.is_relative_to(Path.cwd()) else RESULT.name}")
+    publish("exact_inductive_bias", measure(), report)

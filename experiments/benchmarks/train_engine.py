@@ -23,17 +23,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.benchmarks import train_scaling
+from experiments.benchmarks.timing import pin, publish, timed
 from experiments.benchmarks.train_ways import (
     LARGE,
     MANY,
@@ -48,7 +46,6 @@ from experiments.benchmarks.train_ways import (
 )
 from genjax.run import provenance
 
-RESULT = Path(__file__).parents[1] / "results" / "train_engine.json"
 N_REPETITIONS = 5
 # How many times less CPU time the engine must take than each other way.
 BARS = {
@@ -57,13 +54,6 @@ BARS = {
 }
 MAX_OVERHEAD = 0.10
 MAX_CPU_S_OF_MANY = 3.0
-
-
-def timed(run: Callable[[], Any]) -> tuple[float, float]:
-    """CPU and wall seconds."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    run()
-    return time.process_time() - cpu, time.perf_counter() - wall
 
 
 def compare(runs: Mapping[str, Run], repetitions: int = N_REPETITIONS) -> dict[str, Any]:
@@ -170,11 +160,6 @@ def table(rows: Iterable[tuple[str, float, str, bool]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "sched_setaffinity"):  # before JAX and PyTorch start their threads
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    pin()
     jax.config.update("jax_platforms", "cpu")
-    found = measure()
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    print(report(found))
-    print(f"written to {RESULT.relative_to(Path.cwd()) if RESULT.is_relative_to(Path.cwd()) else RESULT.name}")
+    publish("train_engine", measure(), report)

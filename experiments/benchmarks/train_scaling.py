@@ -35,12 +35,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.benchmarks.timing import RESULTS, pin, timed
 from experiments.benchmarks.train_ways import SMALL, Size, engine, make_problem, sequential_train
 from genjax.run import Execution, ensemble, make_members, plan_chunk, provenance
 
 ALONE = "1 process"
 MODULE = "experiments.benchmarks.train_scaling"
-GPU_RESULT = Path(__file__).parents[1] / "results" / "train_engine_gpu.json"
+GPU_RESULT = RESULTS / "train_engine_gpu.json"
 MEMBERS = (64, 1024, 4096)
 GPU_MEMBERS = tuple(4**i for i in range(8))
 N_REPETITIONS = 5
@@ -163,7 +164,7 @@ def compile_probe() -> dict[str, Any]:
 
     run = engine(make_problem(SMALL))
     jax.monitoring.register_event_duration_secs_listener(note)
-    (first, _), (second, _) = _timed(run), _timed(run)
+    (first, _), (second, _) = timed(run), timed(run)
     return {"first_cpu_s": first, "second_cpu_s": second, "compile_cpu_s": first - second, "wall_s": parts}
 
 
@@ -278,7 +279,7 @@ class _Worker:
 
 def worker(process: str, processes: str, port: str, *cores: str) -> None:
     """The other end of :class:`_Worker`."""
-    _pin(set(map(int, cores)))
+    pin(set(map(int, cores)))
     if int(processes) > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", int(processes), int(process))
     problem = make_problem(SHARED)
@@ -297,7 +298,7 @@ def gpu_probe() -> dict[str, Any] | None:
     """Seeds per second by number of members; None without a GPU."""
     if jax.default_backend() != "gpu":
         return None
-    _pin(set(range(os.cpu_count() or 1)))
+    pin(set(range(os.cpu_count() or 1)))
     found = {
         "device": jax.devices()[0].device_kind,
         **seeds_per_second(SMALL, GPU_MEMBERS),
@@ -321,7 +322,7 @@ def seeds_per_second(size: Size, members: Sequence[int], repetitions: int = 3) -
 
     def rate(n: int, run: Callable[[], Any]) -> float:
         run()
-        return n / float(np.median([_timed(run)[1] for _ in range(repetitions)]))
+        return n / float(np.median([timed(run)[1] for _ in range(repetitions)]))
 
     problems = {
         n: make_problem(dataclasses.replace(size, n_seeds=n, n_rates=1, chunk=None)) for n in {*members, N_SEQUENTIAL}
@@ -333,26 +334,14 @@ def seeds_per_second(size: Size, members: Sequence[int], repetitions: int = 3) -
     }
 
 
-def _timed(run: Callable[[], Any]) -> tuple[float, float]:
-    """CPU and wall seconds."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    run()
-    return time.process_time() - cpu, time.perf_counter() - wall
-
-
-def _pin(cores: set[int]) -> None:
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-
-
 def _cores() -> list[int]:
     """Cores this process could use, had it not pinned itself to one."""
     if not hasattr(os, "sched_setaffinity"):
         return [0]
     own = os.sched_getaffinity(0)
-    _pin(set(range(os.cpu_count() or 1)))
+    pin(set(range(os.cpu_count() or 1)))
     cores = sorted(os.sched_getaffinity(0))
-    _pin(own)
+    pin(own)
     return cores
 
 

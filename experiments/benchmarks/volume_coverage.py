@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from experiments.benchmarks.timing import RESULTS
 from genjax.estimate import Estimate
 from genjax.random import seed_key
 from genjax.run import Execution, to_json
@@ -44,7 +45,7 @@ from genjax.volume.oracles import (
     succession_log_fit,
 )
 
-OUT = Path(__file__).parents[1] / "results" / "volume_coverage.json"
+OUT = RESULTS / "volume_coverage.json"
 SMALL: dict[str, Any] = {"n_particles": 256, "n_replicas": 12, "max_rows": 128}
 # Tempering the 0-1 errors of sign functions has no gradient to follow; it moves as splitting does.
 METHODS = {

@@ -21,10 +21,7 @@ repetition. Writes ``experiments/results/volume_throughput.json``.
 from __future__ import annotations
 
 import importlib
-import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,14 +29,14 @@ import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 
+from experiments.benchmarks.network_reference import digits_3_vs_8
+from experiments.benchmarks.timing import pin, publish
 from experiments.benchmarks.train_engine import compare, table
 from experiments.benchmarks.train_ways import Problem, Run, Size, make_problem, torch_missing, torch_ways
 from genjax.run import Execution, Train, provenance
 from genjax.tasks import Task
 from genjax.volume import GuessAndCheck, HypothesisSpace, Trained, inductive_bias, trained_space
-from tests.volume.network_reference import digits_3_vs_8
 
-RESULT = Path(__file__).parents[1] / "results" / "volume_throughput.json"
 TRAINED = Size(width=32, batch_size=32, steps=400, n_seeds=64, n_rates=1, chunk=32)
 N_DRAWN, BATCH = 2**15, 64
 N_REPETITIONS = 5
@@ -172,11 +169,6 @@ def report(found: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "sched_setaffinity"):  # before JAX and PyTorch start their threads
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    pin()
     jax.config.update("jax_platforms", "cpu")
-    found = measure()
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    print(report(found))
-    print(f"written to {RESULT.relative_to(Path.cwd()) if RESULT.is_relative_to(Path.cwd()) else RESULT.name}")
+    publish("volume_throughput", measure(), report)

@@ -22,14 +22,8 @@ from genjax.volume.generalized_chi2 import (
 )
 from genjax.volume.guess_and_check import GuessAndCheck
 from genjax.volume.lanczos import lanczos_error_law
-from genjax.volume.llc import (
-    LLC,
-    CurveLLC,
-    IntegratedLLC,
-    llc_by_thermodynamic_integration,
-    llc_from_curve,
-    local_learning_coefficient,
-)
+from genjax.volume.llc import LLC, IntegratedLLC, llc_by_thermodynamic_integration, local_learning_coefficient
+from genjax.volume.llc_curve import CurveLLC, llc_from_curve
 from genjax.volume.local_volume import LocalVolume, local_log_volume
 from genjax.volume.nested import Nested
 from genjax.volume.simulation import inductive_bias, log_probability

@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from genjax.errors import Status
 from genjax.volume.basin import RadialVolume, radial_log_volume
-from genjax.volume.llc import llc_from_curve
+from genjax.volume.llc_curve import llc_from_curve
 from genjax.volume.local_volume import LocalVolume, _local_volume, local_log_volume
 from genjax.volume.oracles import ellipsoid_log_prob, noncentral_chi2_logcdf, quadratic_basin_log_volume
 from genjax.volume.walk import Splitting, Tempered

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 from matplotlib.container import ErrorbarContainer
 
 from genjax.errors import Status
@@ -27,13 +26,8 @@ from genjax.volume import (
     weight_space,
 )
 
+pytestmark = pytest.mark.usefixtures("no_figure_left_open")
 EPSILON = (0.3, 0.2, 0.1)
-
-
-@pytest.fixture(autouse=True)
-def _no_figure_left_open():
-    yield
-    plt.close("all")
 
 
 def curve(nats=(0.5, 2.0, 6.0), *, bound_last=False, **changes) -> BiasCurve:

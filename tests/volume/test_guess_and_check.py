@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.benchmarks import network_reference
 from genjax.errors import Status
 from genjax.run import Execution, Interrupted
 from genjax.run.progress import Progress
@@ -18,7 +19,6 @@ from genjax.volume import Particles, oracles
 from genjax.volume.error_functions import error_function
 from genjax.volume.guess_and_check import GuessAndCheck, guess_and_check
 from genjax.volume.spaces import log_prior_space, trained_space, weight_space
-from tests.volume import network_reference
 
 QUIET = Execution(progress=False)
 ZERO_ONE, SQUARED = error_function("zero_one_error"), error_function("squared_error")

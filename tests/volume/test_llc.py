@@ -11,14 +11,8 @@ from scipy.integrate import quad
 
 from genjax.errors import Status
 from genjax.volume.chains import ChainSummary, summarize_chains
-from genjax.volume.llc import (
-    LLC,
-    CurveLLC,
-    IntegratedLLC,
-    llc_by_thermodynamic_integration,
-    llc_from_curve,
-    local_learning_coefficient,
-)
+from genjax.volume.llc import LLC, IntegratedLLC, llc_by_thermodynamic_integration, local_learning_coefficient
+from genjax.volume.llc_curve import CurveLLC, llc_from_curve
 from genjax.volume.oracles import (
     ball_log_prob,
     monomial_log_prob,

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.benchmarks import train_ways
 from experiments.benchmarks import volume_throughput as bench
-from tests.volume.network_reference import LOG_FIT, digits_3_vs_8
+from experiments.benchmarks.network_reference import LOG_FIT, digits_3_vs_8
 
 TINY = dataclasses.replace(bench.TRAINED, width=4, batch_size=8, steps=5, n_seeds=3, n_train=40, n_test=20, chunk=3)
 no_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason=train_ways.NO_TORCH)
