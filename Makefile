@@ -18,6 +18,7 @@ experiments: $(VENV)/.installed
 	$(PY) -m experiments.volume_hypothesis
 	$(PY) -m experiments.teacher_student
 	$(PY) -m experiments.boolean_prior
+	$(PY) -m experiments.kernel_architectures
 
 test: $(VENV)/.installed-test
 	$(TEST)

@@ -10,7 +10,7 @@ import importlib.metadata
 import warnings
 from typing import Any
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _SUBMODULES = ("errors", "estimate", "models", "ntk", "plot", "random", "run", "tasks", "typing", "volume")
 __all__ = ["__version__", *_SUBMODULES]

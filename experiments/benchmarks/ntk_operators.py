@@ -73,7 +73,7 @@ def product(n: int) -> dict[str, Any]:
         "wall_seconds": wall,
         "forward_cpu_seconds": forward_cpu,
         "forward_wall_seconds": forward_wall,
-        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "temporary_bytes": getattr(compiled.memory_analysis(), "temp_size_in_bytes", None),
     }
 
 
@@ -112,7 +112,7 @@ def report(found: dict[str, Any]) -> str:
         [
             f"product at n = {p['n']}: {p['cpu_seconds']:.3g} CPU-s, "
             f"{p['cpu_seconds'] / p['forward_cpu_seconds']:.2f} forward passes, "
-            f"{p['temporary_bytes'] / 2**20:.1f} MiB of temporaries ({found['device']})",
+            f"{(p['temporary_bytes'] or np.nan) / 2**20:.1f} MiB of temporaries ({found['device']})",
             f"CG at n = {s['n']}: error {s['cg_error']:.1e}, preconditioned {s['preconditioned_cg_error']:.1e}",
             f"log determinant {s['log_determinant']:.5g} +- {s['log_determinant_stderr']:.2g}, "
             f"exactly {s['log_determinant_exact']:.5g}",

@@ -32,13 +32,13 @@ PEER = (
     *("tensorflow-cpu==2.15.1", "scipy==1.11.4", "numpy==1.26.4"),
 )
 WORKER = Path(__file__).with_name("ntk_peer_worker.py")
-VARIANCES = {"weight_variance": 2.0, "bias_variance": 0.01}
+VARIANCES = (2.0, 0.01)
 
 
 def networks() -> dict[str, Any]:
     """Our networks by the names of the comparison."""
-    dense = partial(nn.dense, **VARIANCES)
-    conv = partial(nn.conv, (3, 3), **VARIANCES)
+    dense = partial(nn.dense, *VARIANCES)
+    conv = partial(nn.conv, (3, 3), *VARIANCES)
 
     def fully_connected(*activations: Any) -> Any:
         return nn.serial(*(layer for act in activations for layer in (dense(), act)), dense())
@@ -115,7 +115,7 @@ def build(folder: Path) -> Path | None:
 def measure(python: Path, folder: Path) -> dict[str, Any]:
     """Every case by both."""
     data = inputs()
-    np.savez(folder / "inputs.npz", **data)
+    np.savez(folder / "inputs.npz", allow_pickle=False, **data)
     subprocess.run([python, WORKER, folder / "inputs.npz", folder / "outputs.npz"], check=True, capture_output=True)
     peer = np.load(folder / "outputs.npz")
     found = {}

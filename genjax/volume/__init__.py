@@ -21,6 +21,7 @@ from genjax.volume.generalized_chi2 import (
     generalized_chi2_logsf,
 )
 from genjax.volume.guess_and_check import GuessAndCheck
+from genjax.volume.kernel_report import gram_blocks, kernel_dataset, kernel_table
 from genjax.volume.lanczos import lanczos_error_law
 from genjax.volume.llc import LLC, IntegratedLLC, llc_by_thermodynamic_integration, local_learning_coefficient
 from genjax.volume.llc_curve import CurveLLC, llc_from_curve
@@ -80,8 +81,11 @@ __all__ = [
     "generalized_chi2_logsf",
     "gp_log_evidence",
     "gp_predictive_log_evidence",
+    "gram_blocks",
     "inductive_bias",
     "inductive_bias_dataset",
+    "kernel_dataset",
+    "kernel_table",
     "lanczos_error_law",
     "linearized_space",
     "llc_by_thermodynamic_integration",

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.ntk.linearize import linearize, taylor_expand
+from genjax.ntk.taylor import linearize, taylor_expand
 
 X = jnp.linspace(-1, 1, 5)[:, None]
 START = {"w": jnp.array([[0.3, -0.8]]), "v": jnp.array([[0.5], [1.5]])}
