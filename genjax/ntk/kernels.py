@@ -20,6 +20,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from genjax.errors import check_array, check_choice, check_positive
+from genjax.ntk.infinite.duals import arc_cosine
 from genjax.typing import ApplyFn, FeatureMap, Kernel, Params
 
 
@@ -333,17 +334,18 @@ def _arc_cosine_recursion(
         k1, k2, defect, tangent = carry
         geometric = jnp.sqrt(k1 * k2)
         ratio = jnp.where(geometric > 0, defect / jnp.where(geometric > 0, geometric, 1), 0)
-        theta = 2 * jnp.arcsin(jnp.sqrt(jnp.clip(ratio / 2, 0, 1)))
-        one_minus_kappa1 = ratio + (theta * jnp.cos(theta) - jnp.sin(theta)) / jnp.pi
+        _, slope, drop = arc_cosine(jnp.clip(ratio, 0, 2), (0.0, 1.0))
         half = weight_variance / 2
         next1, next2 = half * k1 + bias_variance, half * k2 + bias_variance
         next_geometric = jnp.sqrt(next1 * next2)
         # next_geometric - half * geometric - bias_variance, without its cancellation
         spread = half * bias_variance * (jnp.sqrt(k1) - jnp.sqrt(k2)) ** 2
         spread = spread / jnp.maximum(next_geometric + half * geometric + bias_variance, jnp.finfo(spread.dtype).tiny)
-        next_defect = spread + half * geometric * one_minus_kappa1
-        tangent = (next_geometric - next_defect) + half * (1 - theta / jnp.pi) * tangent
+        next_defect = spread + weight_variance * geometric * drop
+        tangent = (next_geometric - next_defect) + weight_variance * slope * tangent
         return next1, next2, next_defect, tangent
 
     k1, k2, defect, tangent = jax.lax.fori_loop(0, depth, layer, (k1, k2, defect, geometric - defect))
-    return jnp.sqrt(k1 * k2) - defect, tangent
+    nngp = jnp.sqrt(k1 * k2) - defect
+    # Compiled loops round their last few entries in another way than the rest.
+    return ((nngp + nngp.T) / 2, (tangent + tangent.T) / 2) if x2 is x1 else (nngp, tangent)

@@ -248,6 +248,7 @@ def test_gradients_of_convolutions_and_inputs_are_finite_and_right():
         (lambda: nn.kernels(fc(1), X1, X2[:, :3]), ValueError, "`x1` and `x2` must have the same channels"),
         (lambda: nn.kernels(cnn(), IMAGES, IMAGES[:, :4]), ValueError, "padded to the same positions"),
         (lambda: nn.kernels(fc(1), X1[0]), ValueError, "`x1` must be a batch"),
+        (lambda: nn.kernels(fc(1), X1, X2[:0]), ValueError, "`x2` must be a batch"),
         (lambda: nn.kernels(fc(1), X1 * np.nan), ValueError, "`x1` must be finite"),
         (lambda: nn.kernels(cnn(), IMAGES, mask1=np.ones(5, bool)), ValueError, "`mask1` must be boolean of shape"),
         (

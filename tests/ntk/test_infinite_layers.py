@@ -159,7 +159,10 @@ NETWORKS = {
         ),
         VECTORS,
     ),
-    "layer_norm": (nn.serial(nn.dense(1.3, 0.5), nn.layer_norm(), nn.relu(), nn.dense(), nn.layer_norm()), VECTORS),
+    "layer_norm": (
+        nn.serial(nn.dense(1.3, 0.5), nn.layer_norm(), nn.relu(), nn.dense(), nn.layer_norm(), nn.dense(1.0)),
+        VECTORS,
+    ),
     "attention": (
         nn.serial(
             nn.dense(1.0),

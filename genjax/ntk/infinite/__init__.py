@@ -4,7 +4,7 @@
 >>> from genjax.ntk import infinite as nn
 >>> net = nn.serial(nn.dense(), nn.relu(), nn.dense())
 >>> x = np.sqrt(2) * np.eye(2)
->>> np.round(np.asarray(nn.nngp(net)(x, x)), 4).tolist()
+>>> np.round(np.asarray(nn.nngp(net)(x, x), float), 4).tolist()
 [[2.0, 0.6366], [0.6366, 2.0]]
 """
 

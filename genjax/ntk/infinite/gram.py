@@ -195,7 +195,7 @@ def _evaluate(
 
 def _side(name: str, x: ArrayLike, mask: ArrayLike | None, pattern: ArrayLike | None) -> _Side:
     x = check_array(f"x{name}", x)
-    if x.ndim < 2:
+    if x.ndim < 2 or not x.size:
         raise ValueError(f"`x{name}` must be a batch of inputs [n, ..., channels], but its shape is {x.shape}")
     if jnp.finfo(x.dtype).bits < 32:
         x = x.astype(jnp.float32)
@@ -224,7 +224,7 @@ def _tile(n: int, shape: tuple[int, ...], needs: Needs, dtype: Any, max_bytes: i
         # Moments of each input with itself are found once per tile, so such tiles should hold some pairs.
         least = 4 if needs.variance == 2 and positions > 1 else 1
         side = min(side, max(least, math.isqrt(CACHE // entries)))
-    return -(-n // -(-n // side)) if n else 1
+    return -(-n // -(-n // side))
 
 
 @functools.partial(jax.jit, static_argnames=("which", "width", "tiles"))
