@@ -192,5 +192,7 @@ def no_closed_form(layer: str, why: str) -> ValueError:
     """The error for a layer whose kernel only sampling gives."""
     return ValueError(
         f"`{layer}` has no closed form at infinite width: {why}; "
-        "estimate its kernel from finite networks with genjax.ntk.monte_carlo_kernel(init, apply, ...)"
+        "estimate its kernel from finite networks, with init and apply of genjax.ntk.infinite: "
+        "genjax.ntk.monte_carlo_kernel(lambda key: init(net, key, x.shape[1:], width), partial(apply, net), key, x, "
+        "n_samples=...)"
     )
