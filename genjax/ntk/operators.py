@@ -353,6 +353,53 @@ def top_eigenpairs(operator: Operator, key: Array, k: int, *, n_steps: int | Non
     return values[best], vectors[best]
 
 
+class Spectrum(NamedTuple):
+    r"""A spectral density, :math:`\mathrm{tr} f(A) \approx \sum_{pj} w_{pj} f(\lambda_{pj})`.
+
+    Attributes:
+      eigenvalues: ``float[p, k]``, Ritz values of every probe.
+      weights: ``float[p, k]``; over all of them they sum to the size of the operator.
+    """
+
+    eigenvalues: Array
+    weights: Array
+
+
+def lanczos_spectrum(operator: Operator, key: Array, *, n_probes: int = 16, n_steps: int = 50) -> Spectrum:
+    """Density of eigenvalues by Lanczos from random signs: its moments up to ``2 n_steps - 1`` are those of the probes.
+
+    Args:
+      operator: the matrix.
+      key: typed PRNG key of the probes.
+      n_probes: p, their number.
+      n_steps: k, Lanczos steps of each, or the operator's size if that is less.
+
+    Returns:
+      The density as points and weights.
+
+    Raises:
+      ValueError: an option out of range.
+
+    References:
+      Lin, Saad and Yang (2016), Approximating spectral densities of large matrices, SIAM Review 58, section 3.2.2.
+    """
+    check_positive("n_probes", n_probes, integer=True)
+    check_positive("n_steps", n_steps, integer=True)
+    steps = min(n_steps, operator.size)
+    probes = jax.random.rademacher(key, (n_probes, operator.size), operator.dtype)
+    eigenvalues, portions = lax.map(lambda probe: ritz(_flat(operator), probe, steps), probes)
+    return Spectrum(eigenvalues, portions * operator.size / n_probes)
+
+
+def ritz(product: Callable[[Array], Array], start: Array, n_steps: int) -> tuple[Array, Array]:
+    """Eigenvalues ``[k]`` of a symmetric matrix as Lanczos sees them from a vector, and the vector's share of each."""
+    from matfree.decomp import tridiag_sym
+
+    lanczos = tridiag_sym(n_steps, materialize=True, reortho="full", custom_vjp=False)
+    eigenvalues, vectors = jnp.linalg.eigh(lanczos(product, start).J_small)
+    return eigenvalues, vectors[0] ** 2
+
+
 class Sampled(NamedTuple):
     """A stochastic estimate ``float[]`` and its standard error over the probes."""
 

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from genjax.errors import check_positive
+from genjax.ntk.operators import ritz
 from genjax.tasks import Task
 from genjax.typing import Kernel
 from genjax.volume.gaussian import ErrorLaw, GaussianPosterior, log_evidence, resolve, whiten
@@ -81,8 +82,6 @@ def lanczos_error_law(
 @partial(jax.jit, static_argnums=(4, 5))
 def _ritz(kernel: Kernel, x: Array, white_cross: Array, starts: Array, order: int, tile: int) -> tuple[Array, Array]:
     """Ritz values and squared first components, ``[starts, order]`` each, of the posterior covariance."""
-    from matfree.decomp import tridiag_sym
-
     m = x.shape[0]
     padding = -m % tile
     tiles = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, tile, *x.shape[1:])
@@ -92,10 +91,4 @@ def _ritz(kernel: Kernel, x: Array, white_cross: Array, starts: Array, order: in
             prior = jax.lax.map(lambda rows: kernel(rows, x) @ v, tiles).reshape(-1)[:m]
             return prior - white_cross.T @ (white_cross @ v)
 
-    lanczos = tridiag_sym(order, materialize=True, reortho="full", custom_vjp=False)
-
-    def one(start: Array) -> tuple[Array, Array]:
-        eigenvalues, vectors = jnp.linalg.eigh(lanczos(covariance_product, start).J_small)
-        return eigenvalues, vectors[0] ** 2
-
-    return jax.lax.map(one, starts)
+    return jax.lax.map(lambda start: ritz(covariance_product, start, order), starts)

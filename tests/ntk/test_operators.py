@@ -8,6 +8,7 @@ from genjax.ntk.kernels import mlp_ntk, rbf
 from genjax.ntk.operators import (
     exponential_product,
     kernel_operator,
+    lanczos_spectrum,
     log_determinant,
     ntk_operator,
     nystrom,
@@ -126,6 +127,17 @@ def test_log_determinant_and_trace():
     assert abs(float(estimate.value) - np.trace(GRAM)) < 4 * float(estimate.stderr) + 1e-4 * np.trace(GRAM)
     low_rank = kernel_operator(lambda a, b: a @ b.T, X)
     np.testing.assert_allclose(trace(low_rank, KEY, n_probes=6).value, jnp.sum(X**2), rtol=1e-4)
+
+
+def test_spectral_density():
+    """Full Lanczos finds every eigenvalue; the weights then give any trace exactly, each probe for itself."""
+    found = lanczos_spectrum(GRAM_OPERATOR, KEY, n_probes=3, n_steps=23)
+    np.testing.assert_allclose(jnp.sum(found.weights), 23, rtol=1e-10)
+    np.testing.assert_allclose(found.eigenvalues, np.tile(np.linalg.eigvalsh(GRAM), (3, 1)), rtol=1e-8)
+    few = lanczos_spectrum(GRAM_OPERATOR, KEY, n_probes=64, n_steps=8)
+    samples = 64 * jnp.sum(few.weights * jnp.log(few.eigenvalues + 0.5), axis=1)
+    exact = np.linalg.slogdet(GRAM + 0.5 * np.eye(23))[1]
+    assert abs(samples.mean() - exact) < 4 * samples.std() / 8 + 1e-3 * abs(exact)
 
 
 def test_exponential_product():
