@@ -44,10 +44,8 @@ def gram_matrix(
     Example:
       >>> import jax.numpy as jnp
       >>> from genjax.ntk import gram_matrix, linear
-      >>> gram_matrix(linear(), jnp.array([[1.0], [2.0], [3.0]]), tile=2)
-      Array([[1., 2., 3.],
-             [2., 4., 6.],
-             [3., 6., 9.]], dtype=float32)
+      >>> gram_matrix(linear(), jnp.array([[1.0], [2.0], [3.0]]), tile=2).tolist()
+      [[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [3.0, 6.0, 9.0]]
     """
     check_positive("tile", tile, integer=True)
     x1 = check_array("x1", x1)

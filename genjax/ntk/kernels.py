@@ -307,17 +307,21 @@ def _tangent_features(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
 
 
 def _mlp_nngp(depth: Array, weight_variance: Array, bias_variance: Array, x1: Array, x2: Array) -> Array:
-    return _arc_cosine_recursion(depth, weight_variance, bias_variance, x1, x2)[0]
+    x1, x2, same = _flat(x1, x2)
+    return _arc_cosine_recursion(depth, weight_variance, bias_variance, x1, None if same else x2)[0]
 
 
 def _mlp_ntk(depth: Array, weight_variance: Array, bias_variance: Array, x1: Array, x2: Array) -> Array:
-    return _arc_cosine_recursion(depth, weight_variance, bias_variance, x1, x2)[1]
+    x1, x2, same = _flat(x1, x2)
+    return _arc_cosine_recursion(depth, weight_variance, bias_variance, x1, None if same else x2)[1]
 
 
+@jax.jit
 def _arc_cosine_recursion(
-    depth: Array, weight_variance: Array, bias_variance: Array, x1: Array, x2: Array
+    depth: Array, weight_variance: Array, bias_variance: Array, x1: Array, x2: Array | None
 ) -> tuple[Array, Array]:
     """NNGP and NTK ``[n1, n2]``; carries the variances k1, k2 and the defect ``sqrt(k1 k2) - k12``."""
+    x2 = x1 if x2 is None else x2
     inner, norm1, norm2 = _inner(x1, x2)
     scale = weight_variance / (x1.size // x1.shape[0])
     k1, k2 = scale * norm1 + bias_variance, scale * norm2 + bias_variance

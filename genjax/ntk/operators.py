@@ -87,8 +87,8 @@ def ntk_operator(
       >>> from genjax.ntk import ntk_operator
       >>> x = jnp.array([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
       >>> theta = ntk_operator(lambda w, x: x @ w, jnp.zeros(2), x, chunk=2)  # x x'
-      >>> theta @ jnp.array([1.0, 0.0, 0.0])
-      Array([1., 1., 0.], dtype=float32)
+      >>> (theta @ jnp.array([1.0, 0.0, 0.0])).tolist()
+      [1.0, 1.0, 0.0]
     """
     check_positive("chunk", chunk, integer=True)
     x = jnp.asarray(x)
@@ -128,8 +128,8 @@ def kernel_operator(kernel: Kernel, x: ArrayLike, *, chunk: int = 256, mesh: Mes
       >>> import jax.numpy as jnp
       >>> from genjax.ntk import kernel_operator, linear
       >>> gram = kernel_operator(linear(), jnp.array([[1.0, 0.0], [1.0, 1.0]]))
-      >>> gram @ jnp.array([1.0, 1.0])
-      Array([2., 3.], dtype=float32)
+      >>> (gram @ jnp.array([1.0, 1.0])).tolist()
+      [2.0, 3.0]
     """
     check_positive("chunk", chunk, integer=True)
     x = check_array("x", x)

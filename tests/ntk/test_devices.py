@@ -24,8 +24,8 @@ def close(a, b):
 empirical = Partial(empirical_ntk, Partial(net), params)
 for kernel in (empirical, infinite.ntk(infinite.mlp(2, bias_variance=0.1))):
     close(gram_matrix(kernel, x, tile=3, mesh=mesh), kernel(x, x))
-    close(gram_matrix(kernel, x, x[:9] + 1, tile=3, mesh=mesh), kernel(x, x[:9] + 1))
-    close(kernel_operator(kernel, x, chunk=3, mesh=mesh) @ v, kernel(x, x) @ v)
+close(gram_matrix(empirical, x, x[:9] + 1, tile=3, mesh=mesh), empirical(x, x[:9] + 1))
+close(kernel_operator(empirical, x, chunk=3, mesh=mesh) @ v, empirical(x, x) @ v)
 one, four = (ntk_operator(net, params, x, chunk=3, mesh=m) for m in (None, mesh))
 close(four @ v, one @ v)
 close(solve_psd(four, v, ridge=1.0, tolerance=1e-13).value, solve_psd(one, v, ridge=1.0, tolerance=1e-13).value)

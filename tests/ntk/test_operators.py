@@ -6,6 +6,11 @@ from jax.sharding import Mesh
 
 from genjax.ntk.kernels import mlp_ntk, rbf
 from genjax.ntk.operators import (
+    LowRank,
+    Operator,
+    Sampled,
+    Solution,
+    Spectrum,
     exponential_product,
     kernel_operator,
     lanczos_spectrum,
@@ -44,6 +49,7 @@ CLOSE = {"rtol": 0, "atol": 1e3 * float(jnp.finfo(X.dtype).eps)}
 def test_products_of_the_tangent_kernel_are_those_of_its_matrix(chunk):
     """Chunks that divide n, that do not, and that exceed it; against the full Jacobian."""
     operator = ntk_operator(net, PARAMS, X, chunk=chunk)
+    assert isinstance(operator, Operator)
     assert (operator.shape, operator.size) == ((23, 3), 69)
     np.testing.assert_allclose(operator @ V, (THETA @ V.ravel()).reshape(23, 3), **CLOSE)
 
@@ -87,6 +93,7 @@ def test_conjugate_gradients_solve_kernel_ridge_regression(rank):
     known = None if rank is None else nystrom(GRAM_OPERATOR, KEY, rank)
     y = V[:, 0]
     found = solve_psd(GRAM_OPERATOR, y, ridge=0.1, preconditioner=known, tolerance=1e-6)
+    assert isinstance(found, Solution)
     exact = np.linalg.solve(np.asarray(GRAM, float) + 0.1 * np.eye(23), y)
     assert found.converged
     # The bar of the design; the condition number is about 2e3.
@@ -98,6 +105,7 @@ def test_the_preconditioner_spares_steps():
     wide = jnp.linalg.qr(jax.random.normal(KEY, (40, 8)))[0]
     operator = kernel_operator(lambda a, b: 1e4 * a @ b.T, wide)
     known = nystrom(operator, KEY, 10)
+    assert isinstance(known, LowRank)
     np.testing.assert_allclose(jnp.sort(known.eigenvalues)[-8:], 1e4, rtol=1e-4)
     y = jnp.ones(40)
     assert solve_psd(operator, y, ridge=1.0, preconditioner=known, max_steps=3, tolerance=1e-4).converged
@@ -121,6 +129,7 @@ def test_top_eigenpairs():
 def test_log_determinant_and_trace():
     """Within four standard errors (keys are fixed), which are small; and exact where they must be."""
     found = log_determinant(GRAM_OPERATOR, KEY, ridge=0.5, n_probes=32, n_steps=23)
+    assert isinstance(found, Sampled)
     exact = np.linalg.slogdet(np.asarray(GRAM, float) + 0.5 * np.eye(23))[1]
     assert abs(float(found.value) - exact) < 4 * float(found.stderr) < 0.2 * abs(exact)
     estimate = trace(GRAM_OPERATOR, KEY, n_probes=8)
@@ -132,6 +141,7 @@ def test_log_determinant_and_trace():
 def test_spectral_density():
     """Full Lanczos finds every eigenvalue; the weights then give any trace exactly, each probe for itself."""
     found = lanczos_spectrum(GRAM_OPERATOR, KEY, n_probes=3, n_steps=23)
+    assert isinstance(found, Spectrum)
     np.testing.assert_allclose(jnp.sum(found.weights), 23, rtol=1e-10)
     np.testing.assert_allclose(found.eigenvalues, np.tile(np.linalg.eigvalsh(GRAM), (3, 1)), rtol=1e-8)
     few = lanczos_spectrum(GRAM_OPERATOR, KEY, n_probes=64, n_steps=8)
