@@ -1,7 +1,7 @@
 """Tangent kernels as operators: cost of a product in forward passes, its memory, and what solvers make of products.
 
     python -m experiments.benchmarks.ntk_operators            # about 3 CPU-minutes
-    python -m experiments.benchmarks.ntk_operators --n 50000  # the larger size, for a GPU or for patience
+    python -m experiments.benchmarks.ntk_operators --n 200000
 
 MLP 784-512-512-10 (669 thousand parameters) at n examples: CPU seconds of a product against those of a forward pass in
 the same run, and temporaries by XLA's own count. Infinitely wide network at 2,000 points: conjugate gradients against a
@@ -107,12 +107,15 @@ def solvers(n: int) -> dict[str, Any]:
 
 def report(found: dict[str, Any]) -> str:
     """In words."""
-    p, s = found["product"], found["solvers"]
+    s = found["solvers"]
     return "\n".join(
         [
-            f"product at n = {p['n']}: {p['cpu_seconds']:.3g} CPU-s, "
-            f"{p['cpu_seconds'] / p['forward_cpu_seconds']:.2f} forward passes, "
-            f"{(p['temporary_bytes'] or np.nan) / 2**20:.1f} MiB of temporaries ({found['device']})",
+            *(
+                f"product at n = {p['n']}: {p['cpu_seconds']:.3g} CPU-s, "
+                f"{p['cpu_seconds'] / p['forward_cpu_seconds']:.2f} forward passes, "
+                f"{(p['temporary_bytes'] or np.nan) / 2**20:.1f} MiB of temporaries ({found['device']})"
+                for p in found["products"]
+            ),
             f"CG at n = {s['n']}: error {s['cg_error']:.1e}, preconditioned {s['preconditioned_cg_error']:.1e}",
             f"log determinant {s['log_determinant']:.5g} +- {s['log_determinant_stderr']:.2g}, "
             f"exactly {s['log_determinant_exact']:.5g}",
@@ -124,9 +127,9 @@ def report(found: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=10_000)
-    n = parser.parse_args().n
-    found = {"device": jax.devices()[0].device_kind, "product": product(n), "solvers": solvers(2000)}
+    parser.add_argument("--n", type=int, nargs="+", default=[10_000, 50_000])
+    products = [product(n) for n in parser.parse_args().n]
+    found = {"device": jax.devices()[0].device_kind, "products": products, "solvers": solvers(2000)}
     publish("ntk_operators", found, report)
 
 
