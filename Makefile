@@ -19,6 +19,7 @@ experiments: $(VENV)/.installed
 	$(PY) -m experiments.teacher_student
 	$(PY) -m experiments.boolean_prior
 	$(PY) -m experiments.kernel_architectures
+	$(PY) -m experiments.grokking
 
 test: $(VENV)/.installed-test
 	$(TEST)

@@ -1,8 +1,9 @@
 """genjax: why and when learned models generalize, in JAX.
 
 Subpackages load on first use: :mod:`genjax.tasks` (data), :mod:`genjax.models` (networks, and adapters for those of
-other libraries), :mod:`genjax.ntk` (kernels), :mod:`genjax.volume` (required inductive bias), :mod:`genjax.run`
-(training, ensembles, run directories), :mod:`genjax.plot`.
+other libraries), :mod:`genjax.ntk` (kernels), :mod:`genjax.dmft` and :mod:`genjax.dynamics` (theories of training),
+:mod:`genjax.volume` (required inductive bias), :mod:`genjax.run` (training, ensembles, run directories),
+:mod:`genjax.plot`.
 """
 
 import importlib
@@ -12,7 +13,20 @@ from typing import Any
 
 __version__ = "0.4.0"
 
-_SUBMODULES = ("errors", "estimate", "models", "ntk", "plot", "random", "run", "tasks", "typing", "volume")
+_SUBMODULES = (
+    "dmft",
+    "dynamics",
+    "errors",
+    "estimate",
+    "models",
+    "ntk",
+    "plot",
+    "random",
+    "run",
+    "tasks",
+    "typing",
+    "volume",
+)
 __all__ = ["__version__", *_SUBMODULES]
 
 

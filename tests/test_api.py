@@ -16,6 +16,8 @@ EXPORTING = (
     "genjax.tasks",
     "genjax.models",
     "genjax.ntk",
+    "genjax.dmft",
+    "genjax.dynamics",
     "genjax.volume",
     "genjax.volume.published",
     "genjax.volume.oracles",
@@ -23,7 +25,7 @@ EXPORTING = (
     "genjax.random",
 )
 WHOLE = ("genjax.errors", "genjax.estimate", "genjax.plot")
-SCIENTIFIC = ("genjax.ntk", "genjax.volume")
+SCIENTIFIC = ("genjax.ntk", "genjax.dmft", "genjax.dynamics", "genjax.volume")
 
 
 def public_names(module: ModuleType) -> list[str]:

@@ -19,6 +19,8 @@ LAYERS = {
     "run": 2,
     "volume": 3,
     "plot": 3,
+    "dmft": 3,
+    "dynamics": 3,
     "cli": 4,
     "__main__": 4,
 }
