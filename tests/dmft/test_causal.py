@@ -156,6 +156,7 @@ def agrees_with_networks(problem, x, *, width, networks, samples, bias):
     return theory, ensemble
 
 
+@pytest.mark.slow
 def test_networks_with_outputs_momentum_decay_and_test_points():
     x, y = data(4, 5, 2)
     problem = training_problem(
@@ -195,6 +196,7 @@ def test_wide_networks_scatter_around_the_theory(activation, depth, gamma, rate)
     assert -0.65 < np.log(deviations[1] / deviations[0]) / np.log(4) < -0.35
 
 
+@pytest.mark.slow
 def test_gradient_flow_is_the_limit_of_small_steps():
     problem = training_problem(KX, Y, depth=2, steps=4, activation=identity, gamma=0.5, learning_rate=0.2)
     flow = gradient_flow(deep_linear, problem, refinement=1)

@@ -76,6 +76,7 @@ def test_tangent_kernel_is_that_of_the_weights():
     np.testing.assert_allclose(got.f[0, 0], 0, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_kernels_across_times_contain_those_of_equal_times():
     problem = training_problem(KX, Y, **SETTINGS | {"depth": 2, "steps": 3})
     full, equal = (
@@ -107,6 +108,7 @@ def test_wide_networks_have_the_errors_of_infinite_width():
     assert np.abs(off).max() < 4
 
 
+@pytest.mark.slow
 def test_single_networks_and_their_mean_converge_at_their_rates():
     problem = training_problem(KX, Y, **SETTINGS | {"steps": 10})
     reference = train_networks(jax.random.key(9), problem, width=2048, networks=200, batch_size=20)

@@ -226,6 +226,7 @@ def test_lanczos_finds_the_floor_of_a_rank_deficient_space():
     assert abs(result.nats[0] - exact.nats[0]) < 4 * result.bias.stderr[0] + 1e-6
 
 
+@pytest.mark.slow
 def test_lanczos_of_full_order_with_all_probes_of_a_small_space_is_nearly_exact():
     task = small_task(n=10, m=8, c=1)
     exact = gaussian_inductive_bias(laplace(1.0), task, [0.1, 0.01], noise=0.1)
