@@ -101,6 +101,7 @@ def test_lazy_limit_is_kernel_descent_within_errors():
     np.testing.assert_allclose(solution.mean.features[:, 0], solution.mean.features[:, -1], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_reported_errors_are_the_scatter_over_keys():
     problem = training_problem(KX, Y, depth=2, steps=6, activation=jnp.tanh, learning_rate=0.5)
     solve = jax.vmap(lambda key: causal(problem, key, samples=120, batches=4, kernels="equal_time"))
@@ -226,6 +227,7 @@ def test_any_loss_replaces_the_error_signal():
     assert float(squared_error(1.0, 3.0)) == 2
 
 
+@pytest.mark.slow
 def test_bad_settings_end_with_a_status_and_a_sentence():
     def solve(rate, kx=KX, samples=400):
         problem = training_problem(kx, Y, depth=2, steps=6, activation=identity, learning_rate=rate)

@@ -19,6 +19,8 @@ from genjax.dmft.ensembles import (
 from genjax.dmft.problem import Diagnostics, OrderParameters, Solution, training_problem
 from genjax.errors import Status
 
+pytestmark = pytest.mark.slow
+
 KX, Y = jnp.array([[1.0, 0.5], [0.5, 1.0]]), jnp.array([1.0, -1.0])
 SETTINGS = {"depth": 1, "steps": 20, "activation": jnp.tanh, "learning_rate": 0.5}
 # Errors of the first example at t = 1, 5, 10, 20 by quadrature at infinite width, good to 2e-4.

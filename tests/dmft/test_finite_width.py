@@ -11,6 +11,8 @@ from genjax.dmft.ensembles import train_networks
 from genjax.dmft.finite_width import WidthCorrections, WidthFit, extrapolate_width, two_layer_corrections
 from genjax.dmft.problem import training_problem
 
+pytestmark = pytest.mark.slow
+
 
 def problem(steps, **options):
     x = jax.random.normal(jax.random.key(3), (4, 8))

@@ -34,6 +34,7 @@ def test_fixed_point_on_the_same_noise_is_the_causal_solution(problem, forward):
     np.testing.assert_allclose(solution.mean.forward_responses, forward.mean.forward_responses, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_responses_by_differentiation_give_the_same_solution_within_errors(problem, forward):
     solution = fixed_point(problem, jax.random.key(1), samples=400, batches=4, response="derivative")
     assert solution.status == Status.OK

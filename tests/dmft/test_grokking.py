@@ -124,6 +124,7 @@ def test_reference_losses_of_whole_runs(alpha, times, train, test):
     np.testing.assert_allclose(path.test_loss, test, rtol=3e-2)
 
 
+@pytest.mark.slow
 def test_phases_are_single_runs_and_delay_grows_with_laziness():
     x, beta, _ = problem(4, p=60, d=10)
     times = np.concatenate([[0], np.geomspace(1, 20_000, 40).astype(int)])

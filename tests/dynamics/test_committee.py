@@ -15,6 +15,8 @@ from genjax.dynamics.committee import (
     weight_overlaps,
 )
 
+pytestmark = pytest.mark.slow
+
 FUNCTIONS = {
     "erf": (lambda u: erf(u / np.sqrt(2)), lambda u: np.sqrt(2 / np.pi) * np.exp(-u * u / 2)),
     "relu": (lambda u: np.maximum(u, 0), lambda u: (u > 0) * 1.0),

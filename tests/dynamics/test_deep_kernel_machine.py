@@ -14,6 +14,8 @@ from genjax.dynamics.deep_kernel_machine import (
 from genjax.dynamics.gram_means import geometric_mean, linear_optimum
 from genjax.errors import GenjaxError
 
+pytestmark = pytest.mark.slow
+
 
 def problem(n=4, outputs=2, seed=0):
     rng = np.random.default_rng(seed)

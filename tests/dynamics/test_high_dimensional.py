@@ -111,6 +111,7 @@ def test_stopping_is_the_minimum_and_no_better_than_ridge():
     np.testing.assert_allclose(optimal_stopping(ratio, noise=0.25).time, np.log1p(4 * ratio) / ratio, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_simulation_agrees_within_its_error():
     times = jnp.array([0.5, 2.0, 10.0, jnp.inf])
     for n_samples, initial in ((25, 0.0), (100, 0.5)):

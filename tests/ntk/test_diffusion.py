@@ -104,6 +104,7 @@ def test_score_error_of_a_constant_offset():
     np.testing.assert_allclose(error, [4 * D * 0.25, 4 * D * 4], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_kernel_score_overfits_in_time_and_stops_early():
     x, fresh = sample_mixture(40, np.random.default_rng(1)), sample_mixture(200, np.random.default_rng(2))
     sigmas = np.array([0.5, 1.0, 2.0])

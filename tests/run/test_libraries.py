@@ -28,6 +28,7 @@ def run(model, rates):
 
 
 @pytest.mark.parametrize("library", NETWORKS)
+@pytest.mark.slow
 def test_networks_with_batch_norm_and_dropout_learn(library):
     _, found = run(NETWORKS[library](), [0.0, 0.01])
     # Learning rate zero updates the batch statistics and leaves the weights alone; a positive one also learns.

@@ -250,6 +250,7 @@ def pool():
     return load_task("digits", n_train=600, n_test=100)
 
 
+@pytest.mark.slow
 def test_more_data_needs_less_bias(pool):
     nats = np.array([curve(rbf(1.0), subset(pool, n_train=n)) for n in (50, 200, 600)])
     assert np.all(np.diff(nats, axis=0) < 0)
@@ -264,18 +265,21 @@ def test_smaller_error_needs_more_bias_with_slope_up_to_half_the_outputs(pool):
     np.testing.assert_allclose(slope[0], 100 * 10 / 2, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_irrelevant_dimensions_need_more_bias(pool):
     base = subset(pool, n_train=200)
     nats = [curve(rbf(2.0), add_noise_dimensions(seed_key(0), base, d, 0.3)) for d in (4, 16, 64)]
     assert np.all(np.diff([curve(rbf(2.0), base), *nats], axis=0) > 0)
 
 
+@pytest.mark.slow
 def test_wrong_labels_need_more_bias(pool):
     base = subset(pool, n_train=200)
     nats = [curve(rbf(2.0), add_label_noise(seed_key(0), base, f)) for f in (0.0, 0.1, 0.3, 0.9)]
     assert np.all(np.diff(nats, axis=0) > 0)
 
 
+@pytest.mark.slow
 def test_better_matched_spaces_need_less_bias(pool):
     base = subset(pool, n_train=500)
     nats = [
@@ -286,6 +290,7 @@ def test_better_matched_spaces_need_less_bias(pool):
     assert np.isinf(curve(linear(), base, np.array([0.01]), noise=0.01)[0])
 
 
+@pytest.mark.slow
 def test_bias_grows_with_the_test_set_and_saturates_for_the_network():
     pool = load_task("digits", n_train=500, n_test=800)
     per_point = {}

@@ -93,7 +93,7 @@ SLOW_NESTED = pytest.param(METHODS[2], marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
-    "method", [METHODS[0], METHODS[2], SLOW_TEMPERED, SLOW_ELLIPTICAL], ids=lambda m: f"{m.name}-{m.move}"
+    "method", [METHODS[0], SLOW_NESTED, SLOW_TEMPERED, SLOW_ELLIPTICAL], ids=lambda m: f"{m.name}-{m.move}"
 )
 def test_ball_its_shell_and_its_half(method):
     """A whole curve from one walk; exact by the chi-squared law. Then what has no answer, and what is not a number."""
@@ -144,6 +144,7 @@ def test_two_stages_of_the_succession_perceptron(method):
     assert "log P(training error <= 0)" in str(found)
 
 
+@pytest.mark.slow
 def test_tempering_two_stages_of_a_continuous_error():
     """Linear hypotheses on one training and one test point: independent normal outputs, so normal probabilities."""
     x, y = jnp.eye(2), jnp.array([[0.5], [-0.3]])
