@@ -14,8 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from jax import Array
+from jax.tree_util import Partial
 
 Params = Any
 ApplyFn = Callable[[Params, Array], Array]
 FeatureMap = Callable[[Array], Array]
 Kernel = Callable[[Array, Array], Array]
+
+
+def as_partial(function: Callable[..., Any]) -> Partial:
+    """The function as a pytree whose leaves are the arrays bound to it; a Partial of a Partial would hide them."""
+    return function if isinstance(function, Partial) else Partial(function)

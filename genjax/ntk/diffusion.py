@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from genjax.errors import check_array, check_positive, concrete
 from genjax.ntk.paths import TrainingPath, training_path
 from genjax.ntk.regression import check_gram, nonnegative, spectrum
-from genjax.typing import Kernel
+from genjax.typing import Kernel, as_partial
 
 Score = Callable[[Array, ArrayLike], Array]
 
@@ -347,8 +347,8 @@ def _errors_by_level(key: Array, score: Score, other: Score, x: Array, sigmas: A
 
 
 def _as_pytree(function: Callable[..., Array]) -> Callable[..., Array]:
-    """A function as an argument of ``jit``. Partial of a Partial would hide its leaves."""
-    return function if isinstance(function, Partial | KernelScore) else Partial(function)
+    """A function as an argument of ``jit``."""
+    return function if isinstance(function, KernelScore) else as_partial(function)
 
 
 def _augment(x: Array, sigma: Array, scale: Array) -> Array:

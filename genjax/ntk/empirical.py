@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
-from jax.tree_util import Partial
 
 from genjax.errors import check_choice, check_positive
 from genjax.ntk.contractions import OUTPUTS, Factor, Gradient, Outer, contract, instantiate, n_products
 from genjax.ntk.taps import Tap, channels_last, find_taps, tapped
-from genjax.typing import ApplyFn, Params
+from genjax.typing import ApplyFn, Params, as_partial
 
 METHODS = ("auto", "structured", "jacobian")
 
@@ -86,7 +85,7 @@ def empirical_ntk(
     check_choice("method", method, METHODS)
     check_positive("max_bytes", max_bytes, integer=True)
     x1, x2 = _check(params, x1, None if x2 is x1 else x2)
-    return _empirical_ntk(Partial(apply_fn), params, x1, x2, outputs, method, int(max_bytes))
+    return _empirical_ntk(as_partial(apply_fn), params, x1, x2, outputs, method, int(max_bytes))
 
 
 def empirical_nngp(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | None = None) -> Array:
@@ -111,7 +110,7 @@ def empirical_nngp(apply_fn: ApplyFn, params: Params, x1: Array, x2: Array | Non
       Lee et al. (2018), arXiv:1711.00165; Novak et al. (2019), arXiv:1810.05148, section 4 (Monte Carlo).
     """
     x1, x2 = _check(params, x1, None if x2 is x1 else x2)
-    return _empirical_nngp(Partial(apply_fn), params, x1, x2)
+    return _empirical_nngp(as_partial(apply_fn), params, x1, x2)
 
 
 class ParameterReport(NamedTuple):

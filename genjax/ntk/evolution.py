@@ -8,13 +8,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from genjax.errors import check_array, check_positive
 from genjax.ntk.diagnostics import kernel_distance, target_alignment
 from genjax.ntk.empirical import empirical_ntk
-from genjax.typing import ApplyFn, Params
+from genjax.typing import ApplyFn, Params, as_partial
 
 
 @jax.tree_util.register_dataclass
@@ -92,7 +91,7 @@ def kernel_evolution(
             raise ValueError(f"`y` must have shape ({len(x)},) or ({len(x)}, c), but its shape is {y.shape}")
         y = y.reshape(len(x), -1)
     flat = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(-1, *jnp.shape(leaf)[n_axes - 1 :]), params_stack)
-    found = _evolution(Partial(apply_fn), flat, x, y, steps, min(n_eigenvalues, len(x)), max_bytes)
+    found = _evolution(as_partial(apply_fn), flat, x, y, steps, min(n_eigenvalues, len(x)), max_bytes)
     return jax.tree.map(lambda leaf: leaf.reshape(*lead[:-1], *leaf.shape[1:]), found)
 
 

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from genjax.errors import check_array, check_positive
-from genjax.typing import Kernel
+from genjax.typing import Kernel, as_partial
 
 
 def gram_matrix(
@@ -50,7 +49,7 @@ def gram_matrix(
     check_positive("tile", tile, integer=True)
     x1 = check_array("x1", x1)
     x2 = None if x2 is None else check_array("x2", x2)
-    kernel = kernel if isinstance(kernel, Partial) else Partial(kernel)
+    kernel = as_partial(kernel)
     n_devices = 1 if mesh is None else mesh.devices.shape[0]
     if x2 is None:
         tile = min(tile, -(-len(x1) // (2 * n_devices)))

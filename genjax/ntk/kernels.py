@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 
 from genjax.errors import check_array, check_choice, check_positive
 from genjax.ntk.infinite.duals import arc_cosine
-from genjax.typing import ApplyFn, FeatureMap, Kernel, Params
+from genjax.typing import ApplyFn, FeatureMap, Kernel, Params, as_partial
 
 
 def linear(variance: ArrayLike = 1.0) -> Kernel:
@@ -162,7 +162,7 @@ def tangent_features(apply_fn: ApplyFn, params: Params) -> FeatureMap:
     References:
       Jacot et al. (2018), arXiv:1806.07572, section 4.
     """
-    return Partial(_tangent_features, Partial(apply_fn), params)
+    return Partial(_tangent_features, as_partial(apply_fn), params)
 
 
 def mlp_nngp(depth: int, weight_variance: ArrayLike = 2.0, bias_variance: ArrayLike = 0.0) -> Kernel:

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from genjax.errors import GenjaxError, check_array, check_positive, concrete
 from genjax.ntk.regression import check_gram
+from genjax.typing import as_partial
 
 Loss = Callable[[Array, Array], Array]
 
@@ -169,13 +169,12 @@ def loss_path(
     for name, value in (("learning_rate", learning_rate), ("rtol", rtol), ("atol", atol)):
         check_positive(name, value)
     check_positive("max_steps", max_steps, integer=True)
-    loss = loss if isinstance(loss, Partial) else Partial(loss)  # Partial of a Partial would hide its leaves
     path, solved = _integrate(
         k_train,
         y,
         times,
         f0_train.astype(jnp.result_type(f0_train, k_train)),
-        loss,
+        as_partial(loss),
         jnp.asarray(learning_rate),
         jnp.asarray(rtol),
         jnp.asarray(atol),

@@ -9,11 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.tree_util import Partial
 
 from genjax.errors import check_choice, check_positive
 from genjax.ntk.empirical import empirical_nngp, empirical_ntk
-from genjax.typing import ApplyFn, Params
+from genjax.typing import ApplyFn, Params, as_partial
 
 
 class MonteCarloKernel(NamedTuple):
@@ -75,7 +74,7 @@ def monte_carlo_kernel(
     chunk = min(chunk, n_samples)
     x2 = None if x2 is None or x2 is x1 else jnp.asarray(x2)
     options = (kind, int(n_samples), int(chunk), max(1, int(max_bytes) // chunk))
-    return _monte_carlo(Partial(init_fn), Partial(apply_fn), key, jnp.asarray(x1), x2, *options)
+    return _monte_carlo(as_partial(init_fn), as_partial(apply_fn), key, jnp.asarray(x1), x2, *options)
 
 
 @partial(jax.jit, static_argnums=(5, 6, 7, 8))

@@ -21,7 +21,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from genjax.errors import check_array, check_positive
-from genjax.typing import ApplyFn, Kernel, Params
+from genjax.typing import ApplyFn, Kernel, Params, as_partial
 
 
 @jax.tree_util.register_dataclass
@@ -97,9 +97,8 @@ def ntk_operator(
         raise ValueError(
             f"`apply_fn` must give outputs of shape ({len(x)}, c) or ({len(x)},), but {outputs.shape} came"
         )
-    function = apply_fn if isinstance(apply_fn, Partial) else Partial(apply_fn)
     blocks = _in_chunks(x, chunk, mesh)
-    product = Partial(_JacobianProduct(len(x), mesh), function, params, blocks)
+    product = Partial(_JacobianProduct(len(x), mesh), as_partial(apply_fn), params, blocks)
     return Operator(product, outputs.shape, jnp.dtype(outputs.dtype))
 
 
@@ -133,7 +132,7 @@ def kernel_operator(kernel: Kernel, x: ArrayLike, *, chunk: int = 256, mesh: Mes
     """
     check_positive("chunk", chunk, integer=True)
     x = check_array("x", x)
-    kernel = kernel if isinstance(kernel, Partial) else Partial(kernel)
+    kernel = as_partial(kernel)
     diagonal = lax.map(lambda one: kernel(one, one)[0, 0], x[:, None], batch_size=chunk)
     product = Partial(_GramProduct(mesh), kernel, x, _in_chunks(x, chunk, mesh), diagonal)
     return Operator(product, x.shape[:1], diagonal.dtype)

@@ -12,7 +12,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from genjax.errors import check_positive
-from genjax.typing import ApplyFn, Params
+from genjax.typing import ApplyFn, Params, as_partial
 
 
 def linearize(apply_fn: ApplyFn, params: Params) -> ApplyFn:
@@ -62,8 +62,7 @@ def taylor_expand(apply_fn: ApplyFn, params: Params, degree: int) -> ApplyFn:
       Bai and Lee (2020), Beyond linearization: on quadratic and higher-order approximation of wide neural networks.
     """
     check_positive("degree", degree, integer=True)
-    function = apply_fn if isinstance(apply_fn, Partial) else Partial(apply_fn)
-    return Partial(_Polynomial(degree), function, params)
+    return Partial(_Polynomial(degree), as_partial(apply_fn), params)
 
 
 @dataclasses.dataclass(frozen=True)

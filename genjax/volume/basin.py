@@ -24,10 +24,9 @@ from jax.typing import ArrayLike
 
 from genjax.errors import Status, check_array, check_positive
 from genjax.estimate import Estimate
-from genjax.typing import Params
+from genjax.typing import Params, as_partial
 from genjax.volume.flat import flat_loss, flat_values, same_structure
 from genjax.volume.smc import effective_share
-from genjax.volume.spaces import as_partial
 
 Preconditioner = ArrayLike | Params | Callable[[Array], Array]
 

@@ -16,8 +16,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from genjax.errors import check_array, concrete
-from genjax.typing import Params
-from genjax.volume.spaces import as_partial
+from genjax.typing import Params, as_partial
 
 
 def flat_loss(loss: Callable[[Params], Array], params: Params) -> Partial:

@@ -25,10 +25,9 @@ from jax.typing import ArrayLike
 
 from genjax.errors import Status, check_array, check_choice, check_positive, concrete
 from genjax.estimate import Estimate
-from genjax.typing import Params
+from genjax.typing import Params, as_partial
 from genjax.volume.chains import ChainSummary, Position, leapfrog, locate, summarize_chains
 from genjax.volume.flat import flat_values
-from genjax.volume.spaces import as_partial
 
 SAMPLERS = ("sgld", "mala", "hmc")
 # The acceptance at which each is most efficient: Roberts & Rosenthal (1998); Beskos et al. (2013), with some margin.

@@ -22,7 +22,7 @@ from genjax.errors import Status, check_array, check_choice
 from genjax.estimate import Estimate
 from genjax.random import is_typed_key
 from genjax.tasks import Task
-from genjax.typing import Params
+from genjax.typing import Params, as_partial
 from genjax.volume.curve import BiasCurve, EventCurve, Particles, condition, untrained
 from genjax.volume.error_functions import ErrorFunction, error_function
 from genjax.volume.guess_and_check import GuessAndCheck, guess_and_check
@@ -30,7 +30,7 @@ from genjax.volume.masses import Masses, Work, nested_masses, walk_masses
 from genjax.volume.nested import Nested
 from genjax.volume.replicas import WIDEST_SCATTER, Combined, jackknife, log_mean, log_ratio
 from genjax.volume.smc import Events, Problem
-from genjax.volume.spaces import HypothesisSpace, TrainedSpace, as_partial
+from genjax.volume.spaces import HypothesisSpace, TrainedSpace
 from genjax.volume.trained import Trained, trained
 from genjax.volume.walk import Splitting, Tempered
 

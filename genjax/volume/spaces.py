@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 
 from genjax.errors import check_array, check_choice
 from genjax.tasks import Task
-from genjax.typing import ApplyFn, Kernel, Params
+from genjax.typing import ApplyFn, Kernel, Params, as_partial
 from genjax.volume.gaussian import GaussianPosterior
 
 PRIORS = ("gaussian", "uniform", "spherical", "sign")
@@ -347,11 +347,6 @@ def gaussian_process_space(kernel: Kernel, task: Task, *, description: str = "")
     )
     numbers = jnp.arange(n, dtype=jnp.int32)
     return space, dataclasses.replace(task, x_train=numbers[: task.n_train], x_test=numbers[task.n_train :])
-
-
-def as_partial(function: Callable[..., Any]) -> Partial:
-    """The function as a pytree whose leaves are the arrays bound to it."""
-    return function if isinstance(function, Partial) else Partial(function)
 
 
 @dataclasses.dataclass(frozen=True)

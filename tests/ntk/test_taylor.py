@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genjax.ntk.empirical import empirical_ntk
 from genjax.ntk.taylor import linearize, taylor_expand
 
 X = jnp.linspace(-1, 1, 5)[:, None]
@@ -48,6 +49,21 @@ def test_as_an_argument_of_a_compiled_function_it_compiles_once():
     for step in (0.0, 0.1):
         evaluate(taylor_expand(net, moved(step), 2), START)
     assert len(traces) == 1
+
+
+def test_its_kernel_compiles_once_for_all_expansions():
+    """The parameters it was expanded at are arguments of the compiled kernel, not constants inside it."""
+    traces = []
+
+    def counted(params, x):
+        traces.append(None)
+        return net(params, x)
+
+    for step in (0.0, 0.1):
+        before = len(traces)
+        gram = empirical_ntk(linearize(counted, moved(step)), START, X)
+        np.testing.assert_allclose(gram, empirical_ntk(net, moved(step), X), atol=1e-12)
+    assert len(traces) == before
 
 
 def test_bad_degree():
